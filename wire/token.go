@@ -1,0 +1,93 @@
+package wire
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"holdfast/internal/enc"
+)
+
+// Token is what an operator gives a new customer: where the service is, how to recognise it, and a
+// secret that can be used once, for 24 hours, to get an account. Nothing else has to be typed or trusted.
+//
+// Its text is "holdfast1-" and, in unpadded URL-safe base64,
+//
+//	serviceKey 32, logKey 32, secret 32, address lp (host:port), check: first 4 bytes of SHA-256 of the former
+type Token struct {
+	ServiceKey [32]byte // Ed25519, the service's end of every connection
+	LogKey     [32]byte // Ed25519, signs heads
+	Secret     [32]byte
+	Address    string // host:port
+}
+
+const (
+	tokenPrefix = "holdfast1-"
+	maxAddress  = 300
+)
+
+// ErrToken reports text that is not a whole token.
+var ErrToken = errors.New("not a Holdfast token; copy it whole, it begins with " + tokenPrefix)
+
+// String returns the token's text. It contains the secret.
+func (t Token) String() string {
+	b := append([]byte(nil), t.ServiceKey[:]...)
+	b = append(b, t.LogKey[:]...)
+	b = append(b, t.Secret[:]...)
+	b = enc.AppendLP(b, []byte(t.Address))
+	sum := sha256.Sum256(b)
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
+}
+
+// ParseToken reads a token's text; surrounding white space is ignored. The error wraps ErrToken.
+func ParseToken(s string) (Token, error) {
+	var t Token
+	rest, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
+	if !ok || len(rest) > 1024 {
+		return t, ErrToken
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(rest)
+	if err != nil || len(b) < 4 {
+		return t, ErrToken
+	}
+	sum := sha256.Sum256(b[:len(b)-4])
+	if string(sum[:4]) != string(b[len(b)-4:]) {
+		return t, fmt.Errorf("%w (its check sum is wrong)", ErrToken)
+	}
+	r := enc.NewReader(b[:len(b)-4])
+	r.Fixed(t.ServiceKey[:])
+	r.Fixed(t.LogKey[:])
+	r.Fixed(t.Secret[:])
+	t.Address = string(r.LP(maxAddress))
+	if err := r.Done(); err != nil {
+		return Token{}, ErrToken
+	}
+	if err := CheckAddress(t.Address); err != nil {
+		return Token{}, fmt.Errorf("%w (%w)", ErrToken, err)
+	}
+	return t, nil
+}
+
+// HashSecret returns what the service keeps of a token's secret.
+func HashSecret(secret [32]byte) [32]byte {
+	return sha256.Sum256(append([]byte("holdfast/1/token\x00"), secret[:]...))
+}
+
+// CheckAddress refuses an address that is not host:port.
+func CheckAddress(a string) error {
+	host, port, err := net.SplitHostPort(a)
+	if err != nil || host == "" || port == "" {
+		return fmt.Errorf("address %q is not HOST:PORT", a)
+	}
+	return nil
+}
+
+// PublicKey returns the 32-byte form of an Ed25519 public key.
+func PublicKey(k ed25519.PublicKey) (out [32]byte) {
+	copy(out[:], k)
+	return out
+}
