@@ -1,0 +1,115 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestWriteFileReplaces(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "f")
+	for _, c := range []string{"one", "", "three"} {
+		if err := WriteFile(p, []byte(c), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(p)
+		if err != nil || string(got) != c {
+			t.Fatalf("got %q, %v; want %q", got, err, c)
+		}
+		st, _ := os.Stat(p)
+		if st.Mode().Perm() != 0o640 {
+			t.Fatalf("mode %v", st.Mode())
+		}
+	}
+	noTemps(t, dir)
+}
+
+func TestWriteFileFailureKeepsTheOld(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "d")
+	if err := os.MkdirAll(filepath.Join(p, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(p, []byte("x"), 0o600); err == nil {
+		t.Fatal("a directory was replaced by a file")
+	}
+	if err := WriteFile(filepath.Join(dir, "absent", "f"), nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("writing into an absent directory: %v", err)
+	}
+	noTemps(t, dir)
+}
+
+func TestCreateFileRefusesWhatExists(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "key")
+	if err := CreateFile(p, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateFile(p, []byte("second"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Fatalf("got %v, want fs.ErrExist", err)
+	}
+	if got, _ := os.ReadFile(p); string(got) != "first" {
+		t.Fatalf("the file became %q", got)
+	}
+	tmp := filepath.Join(dir, "t")
+	os.WriteFile(tmp, nil, 0o600)
+	if err := reserve(tmp, p); !errors.Is(err, fs.ErrExist) {
+		t.Fatalf("without hard links: got %v, want fs.ErrExist", err)
+	}
+	if err := reserve(tmp, p+"2"); err != nil {
+		t.Fatal(err)
+	}
+	noTemps(t, dir)
+}
+
+func TestCreateFileHasOneWinner(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "key")
+	var wg sync.WaitGroup
+	errs := make([]error, 16)
+	for i := range errs {
+		wg.Go(func() { errs[i] = CreateFile(p, fmt.Append(nil, i), 0o600) })
+	}
+	wg.Wait()
+	won := ""
+	for i, err := range errs {
+		if err == nil {
+			won += fmt.Sprint(i, ";")
+		}
+	}
+	got, _ := os.ReadFile(p)
+	if won != string(got)+";" {
+		t.Fatalf("winners %q, file %q", won, got)
+	}
+}
+
+func TestMkdirAll(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "a", "b", "c")
+	for range 2 {
+		if err := MkdirAll(p, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := WriteFile(filepath.Join(p, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := MkdirAll(filepath.Join(p, "f", "g"), 0o700); err == nil {
+		t.Fatal("made a directory inside a file")
+	}
+}
+
+func noTemps(t *testing.T, dir string) {
+	t.Helper()
+	es, _ := os.ReadDir(dir)
+	for _, e := range es {
+		if strings.HasPrefix(e.Name(), TempPrefix) {
+			t.Errorf("left behind: %s", e.Name())
+		}
+	}
+}
