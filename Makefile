@@ -1,0 +1,71 @@
+# make demo   a backup and a restore to look at, in about a minute; needs Go and make only
+# make build  the programs, into bin/
+# make test   everything a change must pass: vet, staticcheck, tests, fuzzing
+# make help   the targets
+
+SHELL := /bin/sh
+GO ?= go
+FUZZTIME ?= 2s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What runs on customers' machines must build for each of these.
+CLIENT := ./client/... ./cmd/holdfast
+SYSTEMS := darwin freebsd windows
+
+# Where goroutines meet; the race detector is run on these only, because it is slow.
+RACE := ./client/remote ./client/seal ./client/backup ./client/restore ./client/target \
+	./service/bucket/... ./service/journal ./service/serve ./service/account
+
+.PHONY: help demo build test vet staticcheck unit race fuzz clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo:
+	@CGO_ENABLED=0 $(GO) run ./internal/demo $(if $(TREE),-tree "$(TREE)")
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+test: vet staticcheck race fuzz unit
+
+vet:
+	$(GO) vet ./...
+	@for os in $(SYSTEMS); do \
+		echo "GOOS=$$os $(GO) vet $(CLIENT)"; \
+		CGO_ENABLED=0 GOOS=$$os $(GO) vet $(CLIENT) || exit 1; \
+	done
+
+# Staticcheck is fetched by the go command. Without a network it is skipped, unless it is required.
+staticcheck:
+	@if $(GO) run $(STATICCHECK) -version >/dev/null 2>&1; then \
+		echo "staticcheck ./..."; $(GO) run $(STATICCHECK) ./...; \
+	else \
+		echo "skip staticcheck: cannot get $(STATICCHECK)"; \
+		case ",$$HOLDFAST_REQUIRE," in *,staticcheck,*) exit 1;; esac; \
+	fi
+
+# The race detector needs a C compiler.
+race:
+	@if command -v "$$($(GO) env CC)" >/dev/null 2>&1; then \
+		echo "$(GO) test -race"; \
+		CGO_ENABLED=1 $(GO) test -race -short -json $(RACE) | $(GO) run ./internal/testreport; \
+	else \
+		echo "skip race: no C compiler"; \
+		case ",$$HOLDFAST_REQUIRE," in *,gcc,*) exit 1;; esac; \
+	fi
+
+# Each fuzz target for FUZZTIME. What a target has found before is among its seeds and runs with the tests.
+fuzz:
+	@grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort | \
+	while IFS=: read -r file fn; do \
+		fn=$${fn#func }; dir=$$(dirname "$$file"); \
+		echo "fuzz $$dir $$fn $(FUZZTIME)"; \
+		out=$$($(GO) test -run '^$$' -fuzz "^$$fn\$$" -fuzztime $(FUZZTIME) "$$dir" 2>&1 </dev/null) || { echo "$$out"; exit 1; }; \
+	done
+
+unit:
+	@echo "$(GO) test ./..."; $(GO) test -json -timeout 40m ./... | $(GO) run ./internal/testreport
+
+clean:
+	rm -rf bin
