@@ -1,0 +1,303 @@
+package segment
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unicode/utf8"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/internal/enc"
+)
+
+// Type says what a record does.
+type Type uint8
+
+// The types of records.
+const (
+	TypeTakeover Type = 1
+	TypeStored   Type = 2
+	TypeHistory  Type = 3
+	TypeAccount  Type = 4
+	TypeToken    Type = 5
+	TypeRedeemed Type = 6
+)
+
+func (t Type) String() string {
+	switch t {
+	case TypeTakeover:
+		return "takeover"
+	case TypeStored:
+		return "stored"
+	case TypeHistory:
+		return "history"
+	case TypeAccount:
+		return "account"
+	case TypeToken:
+		return "token"
+	case TypeRedeemed:
+		return "redeemed"
+	}
+	return fmt.Sprintf("type %d", uint8(t))
+}
+
+// Record is one fact of the journal: a Takeover, Stored, History, Account, Token or Redeemed (the
+// structs themselves, not pointers to them).
+type Record interface {
+	Type() Type
+	// check refuses what ParseTrailer would refuse, so that nothing unreadable is ever written.
+	check() error
+	append(b []byte, sessions func(holdfast.SessionID) uint64) []byte
+}
+
+// Timed is a record with its journal time.
+type Timed struct {
+	Time   int64 // ms since 1970; never before the record before it
+	Record Record
+}
+
+// Accepted closes an epoch: segments 0 to LastSeq of it belong to the journal, nothing else ever does.
+type Accepted struct {
+	Epoch, LastSeq uint64
+	Hash           [32]byte // of the segment at LastSeq
+}
+
+// Takeover is the first record of sequence 0 of each epoch.
+type Takeover struct {
+	Epoch uint64 // that of the segment
+	Claim [16]byte
+	Host  [16]byte
+	// Table lists every earlier epoch of which anything belongs to the journal, in order; an epoch that
+	// was claimed but whose own takeover record was not accepted has no line. The hash of the last line
+	// is the prev of this record's segment.
+	Table []Accepted
+}
+
+// Stored says that a block of this segment is in its group from now on. Vault and group follow from the
+// session's open record.
+type Stored struct {
+	Session holdfast.SessionID
+	Name    holdfast.Name
+	Kind    holdfast.Kind
+	Off     uint32          // from the beginning of the segment
+	Len     uint32          // 1 to holdfast.MaxBlock
+	Sum     [16]byte        // SumOf the sealed bytes
+	Links   []holdfast.Name // sorted, unique; none for a leaf kind
+}
+
+// History is a record that a client signed, in its place in its vault's history.
+type History struct {
+	Vault holdfast.VaultID
+	Entry history.Entry
+}
+
+// Account creates an account.
+type Account struct {
+	ID   holdfast.AccountID
+	Name string // 1 to MaxAccountName bytes of UTF-8
+}
+
+// Token creates an enrolment token.
+type Token struct {
+	Hash    [32]byte // of the secret
+	Account holdfast.AccountID
+	Expires int64 // ns since 1970
+}
+
+// Redeemed uses up a token: the TLS key belongs to the token's account from now on.
+type Redeemed struct {
+	Hash   [32]byte
+	TLSKey [32]byte
+}
+
+// Type returns TypeTakeover.
+func (Takeover) Type() Type { return TypeTakeover }
+
+// Type returns TypeStored.
+func (Stored) Type() Type { return TypeStored }
+
+// Type returns TypeHistory.
+func (History) Type() Type { return TypeHistory }
+
+// Type returns TypeAccount.
+func (Account) Type() Type { return TypeAccount }
+
+// Type returns TypeToken.
+func (Token) Type() Type { return TypeToken }
+
+// Type returns TypeRedeemed.
+func (Redeemed) Type() Type { return TypeRedeemed }
+
+// The smallest encodings, for bounding counts before memory is allocated.
+const (
+	minRecord   = 1 + 1 + 16 + 1 + 1 // ms, type, and the shortest fields: an account's
+	acceptedLen = 8 + 8 + 32
+)
+
+func (t Takeover) check() error {
+	if len(t.Table) > MaxTable {
+		return fmt.Errorf("%d accepted epochs exceed the limit of %d", len(t.Table), MaxTable)
+	}
+	for i, a := range t.Table {
+		if a.Epoch >= t.Epoch || i > 0 && a.Epoch <= t.Table[i-1].Epoch {
+			return fmt.Errorf("accepted epoch %d is out of order", a.Epoch)
+		}
+	}
+	return nil
+}
+
+func (t Takeover) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	b = appendU64(b, t.Epoch)
+	b = append(b, t.Claim[:]...)
+	b = append(b, t.Host[:]...)
+	b = binary.AppendUvarint(b, uint64(len(t.Table)))
+	for _, a := range t.Table {
+		b = appendU64(b, a.Epoch)
+		b = appendU64(b, a.LastSeq)
+		b = append(b, a.Hash[:]...)
+	}
+	return b
+}
+
+func readTakeover(r *enc.Reader) Takeover {
+	var t Takeover
+	t.Epoch = r.U64()
+	r.Fixed(t.Claim[:])
+	r.Fixed(t.Host[:])
+	n := r.UvarintMax(min(MaxTable, uint64(r.Len()/acceptedLen)))
+	if n > 0 {
+		t.Table = make([]Accepted, n)
+	}
+	for i := range t.Table {
+		a := &t.Table[i]
+		a.Epoch, a.LastSeq = r.U64(), r.U64()
+		r.Fixed(a.Hash[:])
+	}
+	return t
+}
+
+func (s Stored) check() error {
+	switch {
+	case !s.Kind.Valid():
+		return fmt.Errorf("block %s: unknown %s", s.Name, s.Kind)
+	case s.Len == 0 || s.Len > holdfast.MaxBlock:
+		return fmt.Errorf("block %s: %d bytes are not 1 to %d", s.Name, s.Len, holdfast.MaxBlock)
+	case s.Kind.Leaf() && len(s.Links) > 0:
+		return fmt.Errorf("block %s: a %s with links", s.Name, s.Kind)
+	case len(s.Links) > holdfast.MaxLinks:
+		return fmt.Errorf("block %s: %d links exceed the limit of %d", s.Name, len(s.Links), holdfast.MaxLinks)
+	}
+	for i := 1; i < len(s.Links); i++ {
+		if string(s.Links[i-1][:]) >= string(s.Links[i][:]) {
+			return fmt.Errorf("block %s: links are not sorted and unique", s.Name)
+		}
+	}
+	return nil
+}
+
+func (s Stored) append(b []byte, sessions func(holdfast.SessionID) uint64) []byte {
+	b = binary.AppendUvarint(b, sessions(s.Session))
+	b = append(b, s.Name[:]...)
+	b = append(b, byte(s.Kind))
+	b = binary.AppendUvarint(b, uint64(s.Off))
+	b = binary.AppendUvarint(b, uint64(s.Len))
+	b = append(b, s.Sum[:]...)
+	b = binary.AppendUvarint(b, uint64(len(s.Links)))
+	for i := range s.Links {
+		b = append(b, s.Links[i][:]...)
+	}
+	return b
+}
+
+// readStored decodes the fields of a stored record. named is how many of the sessions were named so
+// far; it returns the new number.
+func readStored(r *enc.Reader, sessions []holdfast.SessionID, named int) (Stored, int) {
+	var s Stored
+	i := r.Uvarint()
+	if r.Err() == nil && (i >= uint64(len(sessions)) || i > uint64(named)) {
+		r.Fail("session %d is not the next of %d", i, len(sessions))
+	}
+	if r.Err() != nil {
+		return s, named
+	}
+	s.Session = sessions[i]
+	r.Fixed(s.Name[:])
+	s.Kind = holdfast.Kind(r.U8())
+	s.Off = uint32(r.UvarintMax(MaxBody))
+	s.Len = uint32(r.UvarintMax(holdfast.MaxBlock))
+	r.Fixed(s.Sum[:])
+	if n := r.UvarintMax(min(holdfast.MaxLinks, uint64(r.Len()/32))); n > 0 {
+		s.Links = make([]holdfast.Name, n)
+	}
+	for i := range s.Links {
+		r.Fixed(s.Links[i][:])
+	}
+	return s, max(named, int(i)+1)
+}
+
+func (h History) check() error {
+	if n := len(h.Entry.Record.Body); n > holdfast.MaxRecord {
+		return fmt.Errorf("history record of %d bytes exceeds the limit of %d", n, holdfast.MaxRecord)
+	}
+	return nil
+}
+
+func (h History) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return h.Entry.Append(append(b, h.Vault[:]...))
+}
+
+func readHistory(r *enc.Reader) History {
+	var h History
+	r.Fixed(h.Vault[:])
+	h.Entry = history.ReadEntry(r)
+	return h
+}
+
+func (a Account) check() error {
+	if len(a.Name) == 0 || len(a.Name) > MaxAccountName || !utf8.ValidString(a.Name) {
+		return fmt.Errorf("account name is not 1 to %d bytes of UTF-8", MaxAccountName)
+	}
+	return nil
+}
+
+func (a Account) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return enc.AppendVLP(append(b, a.ID[:]...), []byte(a.Name))
+}
+
+func readAccount(r *enc.Reader) Account {
+	var a Account
+	r.Fixed(a.ID[:])
+	a.Name = string(r.VLP(MaxAccountName))
+	return a
+}
+
+func (Token) check() error { return nil }
+
+func (t Token) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	b = append(b, t.Hash[:]...)
+	b = append(b, t.Account[:]...)
+	return appendU64(b, uint64(t.Expires))
+}
+
+func readToken(r *enc.Reader) Token {
+	var t Token
+	r.Fixed(t.Hash[:])
+	r.Fixed(t.Account[:])
+	t.Expires = r.I64()
+	return t
+}
+
+func (Redeemed) check() error { return nil }
+
+func (t Redeemed) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return append(append(b, t.Hash[:]...), t.TLSKey[:]...)
+}
+
+func readRedeemed(r *enc.Reader) Redeemed {
+	var t Redeemed
+	r.Fixed(t.Hash[:])
+	r.Fixed(t.TLSKey[:])
+	return t
+}
+
+func appendU64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }
