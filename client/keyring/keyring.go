@@ -84,7 +84,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 
 	"holdfast"
 	"holdfast/history"
@@ -311,10 +310,7 @@ func readKey(seed holdfast.Key) (pub [history.ReadKeySize]byte) {
 }
 
 // NewGroup returns a new random group ID.
-func NewGroup(rand io.Reader) (holdfast.GroupID, error) {
-	var g holdfast.GroupID
-	if _, err := io.ReadFull(rand, g[:]); err != nil {
-		return g, fmt.Errorf("choose group: %w", err)
-	}
-	return g, nil
+func NewGroup() (g holdfast.GroupID) {
+	rand.Read(g[:]) // never fails: crypto/rand ends the program instead
+	return g
 }
