@@ -52,16 +52,9 @@ func ReadFrame(r io.Reader) (Frame, error) {
 		}
 		return f, fmt.Errorf("read block frame: %w", err)
 	}
-	copy(f.Name[:], h[:32])
-	f.Status = h[32]
-	n := binary.BigEndian.Uint32(h[33:])
-	switch {
-	case f.Status > FrameDamaged:
-		return f, fmt.Errorf("%w: status %d", ErrFrame, f.Status)
-	case n > holdfast.MaxBlock:
-		return f, fmt.Errorf("%w: %d bytes exceed the limit of %d", ErrFrame, n, holdfast.MaxBlock)
-	case (f.Status == FrameBlock) != (n > 0):
-		return f, fmt.Errorf("%w: status %d with %d bytes", ErrFrame, f.Status, n)
+	n, err := f.parse(h[:])
+	if err != nil {
+		return f, err
 	}
 	if n > 0 {
 		f.Sealed = make([]byte, n)
@@ -73,6 +66,41 @@ func ReadFrame(r io.Reader) (Frame, error) {
 		}
 	}
 	return f, nil
+}
+
+// NextFrame decodes the frame that b begins with and returns what follows it; the frame aliases b. The
+// errors are those of ReadFrame; b must not be empty.
+func NextFrame(b []byte) (f Frame, rest []byte, err error) {
+	if len(b) < FrameOverhead {
+		return f, nil, fmt.Errorf("read block frame: %w", io.ErrUnexpectedEOF)
+	}
+	n, err := f.parse(b)
+	if err != nil {
+		return f, nil, err
+	}
+	if len(b)-FrameOverhead < n {
+		return f, nil, fmt.Errorf("read block frame: %w", io.ErrUnexpectedEOF)
+	}
+	if n > 0 {
+		f.Sealed = b[FrameOverhead : FrameOverhead+n : FrameOverhead+n]
+	}
+	return f, b[FrameOverhead+n:], nil
+}
+
+// parse decodes the part of a frame before its sealed bytes and returns the number of these.
+func (f *Frame) parse(h []byte) (int, error) {
+	copy(f.Name[:], h[:32])
+	f.Status = h[32]
+	n := binary.BigEndian.Uint32(h[33:])
+	switch {
+	case f.Status > FrameDamaged:
+		return 0, fmt.Errorf("%w: status %d", ErrFrame, f.Status)
+	case n > holdfast.MaxBlock:
+		return 0, fmt.Errorf("%w: %d bytes exceed the limit of %d", ErrFrame, n, holdfast.MaxBlock)
+	case (f.Status == FrameBlock) != (n > 0):
+		return 0, fmt.Errorf("%w: status %d with %d bytes", ErrFrame, f.Status, n)
+	}
+	return int(n), nil
 }
 
 // BlockHeader is the clear part of a sealed block:
