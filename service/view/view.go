@@ -1,0 +1,175 @@
+// Package view derives from the journal what the service must look up: where blocks lie, who may do
+// what, how long each vault's history is. It holds no truth of its own: all of it is rebuilt from the
+// bucket by the one function that also decides whether a record may be appended (Apply).
+//
+// # Rows
+//
+// The view is a map from keys to values, kept in an embedded database. Integers are big-endian. The first
+// byte of a key says what its row is; everything after it has a fixed size except an account's name.
+//
+//	'a' account 16          name
+//	'A' name                account 16
+//	'b' group u32, name 32  epoch u64, seq u64, off u32, len u32, kind u8, sum 16, count u64, since i64, session 16
+//	'e' epoch u64           last seq u64, hash 32: a closed epoch as the journal accepted it
+//	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
+//	'h' vault 32, n u64     the entry, as package history encodes it
+//	'i' record id 32        vault 32, n u64
+//	'k' TLS key 32          account 16, vault 32, signer 32: zeros until the key is enrolled in a vault
+//	'l' group u32, name 32  links of a block that has some, 32 bytes each
+//	'm'                     version u8, cell 8, epoch u64, seq u64, hash 32, time i64, segments u64, blocks u64,
+//	                        bytes u64, next group u32: where the journal stands
+//	'p' vault 32, signer 32 chain seq u64, chain prev 32, enrol fields
+//	'q' vault 32            genesis fields
+//	's' epoch u64, seq u64  hash 32, trailer u32, size u64, live blocks u32, live bytes u64
+//	'S' session 16          vault 32, group 16, group u32, signer 32, account 16, n u64, start i64
+//	't' token 32            account 16, expires i64 (ns), TLS key 32 (zeros until it is redeemed)
+//	'u' account 16          bytes u64, blocks u64, as of i64, integral u128 (bytes x ms)
+//	'v' vault 32            account 16, n u64, head 32, time i64 (ns), owner seq u64, owner prev 32
+//	0x00 'n' epoch u64, seq u64   nonce 8
+//
+// Times are journal time in ms since 1970 unless the table says otherwise. Rows that begin with 0x00 are
+// not functions of the journal (a segment's nonce is not in its bytes) and not part of the Digest.
+//
+// # Counts
+//
+// A block's count is how many stored blocks link to it plus how many commits name it as their root. It is
+// raised when the linking block is stored, not when an archive is committed (JOURNAL 16); since is the
+// time at which a block without references was stored or lost its last one (JOURNAL 17).
+package view
+
+import (
+	"errors"
+	"fmt"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/service/segment"
+)
+
+// Version is the version of the rows; a store of another version is discarded and rebuilt.
+const Version = 1
+
+// Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
+// valid until the next change of the rows.
+type Getter interface {
+	Get(key []byte) ([]byte, error)
+}
+
+// Rows are rows that can be changed. key and val may be used again after the call.
+type Rows interface {
+	Getter
+	Put(key, val []byte) error
+	Delete(key []byte) error
+}
+
+// What Apply refuses, beside the errors of package history for signed records. A refusal changes nothing.
+var (
+	ErrDuplicate    = errors.New("it is there already")
+	ErrNoSession    = errors.New("no such session")
+	ErrNoAccount    = errors.New("no such account")
+	ErrNoVault      = errors.New("no such vault")
+	ErrNameTaken    = errors.New("another account has that name")
+	ErrKeyTaken     = errors.New("that connection key is in use already")
+	ErrKind         = errors.New("the block has another kind")
+	ErrTokenUnknown = errors.New("no such token")
+	ErrTokenUsed    = errors.New("the token was redeemed with another key")
+	ErrTokenExpired = errors.New("the token has expired")
+	// ErrOrder reports a segment or a time that does not follow what was applied before.
+	ErrOrder = errors.New("it does not follow in the journal")
+	// ErrDamaged reports rows that contradict one another or cannot be read: the view must be rebuilt.
+	ErrDamaged = errors.New("the view is damaged; it must be rebuilt from the bucket")
+)
+
+// MissingError lists blocks that a record needs and that are not there.
+type MissingError struct {
+	Names []holdfast.Name // at most MaxMissing, there may be more
+}
+
+// MaxMissing bounds the names in a MissingError.
+const MaxMissing = 256
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%d or more blocks that it needs are not there, the first is %s", len(e.Names), e.Names[0])
+}
+
+// Block is where a block is and what refers to it.
+type Block struct {
+	Pos      segment.Position
+	Off, Len uint32
+	Kind     holdfast.Kind
+	Sum      [16]byte           // segment.SumOf the sealed bytes
+	Count    uint64             // references
+	Since    int64              // ms; when Count became 0; 0 while it is not
+	Session  holdfast.SessionID // that stored it
+}
+
+// Segment is what the view knows of one segment.
+type Segment struct {
+	Key    segment.Key
+	Size   uint64 // of the object, bytes
+	Blocks uint32 // live
+	Bytes  uint64 // live
+}
+
+// Machine is an enrolled machine.
+type Machine struct {
+	Vault   holdfast.VaultID
+	Account holdfast.AccountID
+	Signer  holdfast.SignerID
+	Enrol   history.Enrol
+	Chain   history.Link // the signer's next record
+}
+
+// Account is who pays.
+type Account struct {
+	ID   holdfast.AccountID
+	Name string
+}
+
+// Usage is what an account stores now, and the exact integral of it over time.
+type Usage struct {
+	Bytes  uint64 // sealed bytes
+	Blocks uint64
+	AsOf   int64  // ms; the integral is up to here
+	Hi, Lo uint64 // bytes x ms, 128 bits
+}
+
+// Token is an enrolment token.
+type Token struct {
+	Account holdfast.AccountID
+	Expires int64    // ns
+	Used    bool     // redeemed
+	TLSKey  [32]byte // by this key
+}
+
+// Vault is a vault at the newest record of its history.
+type Vault struct {
+	ID      holdfast.VaultID
+	Account holdfast.AccountID // zeros until its first machine is enrolled
+	N       uint64
+	Head    holdfast.Head
+	Time    int64 // ns; stamp of record N
+	Owner   history.Link
+	Genesis history.Genesis
+}
+
+// Session is a session as its open record says.
+type Session struct {
+	Vault   holdfast.VaultID
+	Group   holdfast.GroupID
+	Signer  holdfast.SignerID
+	Account holdfast.AccountID
+	N       uint64 // number of its open record in the vault's history
+	Start   int64  // ms
+	group   uint32
+}
+
+// Stats are totals over the whole cell.
+type Stats struct {
+	Position segment.Position
+	Hash     [32]byte // of the segment there
+	Time     int64    // ms; journal time
+	Segments uint64
+	Blocks   uint64
+	Bytes    uint64 // sealed bytes of blocks
+}
