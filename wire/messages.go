@@ -26,7 +26,7 @@ const (
 	PathHistory = Prefix + "/history"               // GET ?after=N -> entries (binary), at most MaxHistory bytes; empty at the end
 	PathSession = Prefix + "/sessions"              // POST open record (binary) -> entry (binary), once it is durable; opens the session
 	PathHave    = Prefix + "/sessions/{sid}/have"   // POST names (binary) -> one byte a name, 1 for present
-	PathBlocks  = Prefix + "/sessions/{sid}/blocks" // POST ?seq=K block frames -> Stored, once they are durable
+	PathBlocks  = Prefix + "/sessions/{sid}/blocks" // POST ?seq=K[&flush=1] block frames -> Stored, once they are durable; flush asks not to wait for more
 	PathClose   = Prefix + "/sessions/{sid}/close"  // POST -> {}
 	PathFetch   = Prefix + "/groups/{group}/fetch"  // POST names (binary) -> block frames in bucket order
 	PathUsage   = Prefix + "/usage"                 // GET -> Usage

@@ -1,0 +1,113 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"holdfast"
+	"holdfast/wire"
+)
+
+// What the service says of a block instead of sending it.
+var (
+	ErrAbsent  = errors.New("the service does not have this block")
+	ErrDamaged = errors.New("the service's copy of this block is damaged")
+)
+
+const (
+	fetchNames = 256 // names in one request
+	fetchers   = 4   // requests under way at a time
+)
+
+// Fetch gets blocks of a group, several at a time and each request in bucket order, and calls fn for each
+// distinct name: with the sealed bytes, or with an error that is ErrAbsent or ErrDamaged. The bytes are
+// as the service sent them, not verified, and fn's to keep. fn is called from several goroutines; its
+// error ends the fetch. Names that lie near one another in the bucket should be near in names.
+func (c *Client) Fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, fn func(name holdfast.Name, sealed []byte, err error) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	work := make(chan []holdfast.Name)
+	var wg sync.WaitGroup
+	for range min(fetchers, (len(names)+fetchNames-1)/fetchNames) {
+		wg.Go(func() {
+			for part := range work {
+				if err := c.fetch(ctx, group, part, fn); err != nil {
+					cancel(err)
+					return
+				}
+			}
+		})
+	}
+feed:
+	for len(names) > 0 {
+		n := min(fetchNames, len(names))
+		select {
+		case work <- names[:n]:
+			names = names[n:]
+		case <-ctx.Done():
+			break feed
+		}
+	}
+	close(work)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// fetch gets the blocks of one request, and asks again for those that a broken answer left out.
+func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, fn func(holdfast.Name, []byte, error) error) error {
+	open := make(map[holdfast.Name]bool, len(names))
+	for _, n := range names {
+		open[n] = true
+	}
+	path := strings.Replace(wire.PathFetch, "{group}", group.String(), 1)
+	return c.persist(ctx, func(ctx context.Context, alive func()) error {
+		rest := make([]holdfast.Name, 0, len(open))
+		for _, n := range names { // in the caller's order
+			if open[n] && (len(rest) == 0 || rest[len(rest)-1] != n) {
+				rest = append(rest, n)
+			}
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		r, err := c.attempt(ctx, http.MethodPost, path, wire.AppendNames(nil, rest), alive)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		for len(open) > 0 {
+			f, err := wire.ReadFrame(r)
+			if err == io.EOF {
+				return fmt.Errorf("read blocks: the answer ended %d blocks early", len(open))
+			}
+			if errors.Is(err, wire.ErrFrame) {
+				return fmt.Errorf("read blocks: %w: %w", ErrProtocol, err)
+			}
+			if err != nil {
+				return fmt.Errorf("read blocks: %w", err)
+			}
+			if !open[f.Name] {
+				return fmt.Errorf("read blocks: %w: a block that was not asked for", ErrProtocol)
+			}
+			delete(open, f.Name)
+			var ferr error
+			switch f.Status {
+			case wire.FrameAbsent:
+				ferr = ErrAbsent
+			case wire.FrameDamaged:
+				ferr = ErrDamaged
+			}
+			if err := fn(f.Name, f.Sealed, ferr); err != nil {
+				return ownError{err}
+			}
+		}
+		// To the end, so that the connection can be used again.
+		io.Copy(io.Discard, io.LimitReader(r, 1))
+		return nil
+	})
+}

@@ -1,0 +1,207 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"holdfast"
+	"holdfast/client/keyring"
+	"holdfast/history"
+	"holdfast/internal/enc"
+	"holdfast/wire"
+)
+
+const (
+	maxSign      = 8        // times that one record is signed anew after another process of this machine was faster
+	maxEntry     = 16 << 10 // bytes of one history entry in an answer
+	maxHistoryTo = 1 << 30  // bytes of history that one run follows
+)
+
+// History returns the vault's history, verified from its first record to the newest: every signature,
+// tag, chain and head, and that it continues what this machine saw in earlier runs. The error wraps one
+// of package history's where the service is not to be trusted.
+func (c *Client) History(ctx context.Context) (*history.Vault, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.follow(ctx); err != nil {
+		return nil, err
+	}
+	return c.snapshot(), nil
+}
+
+// Fresh reports whether this machine remembered no head when the client was made: then an old state of
+// the service cannot be told from the newest.
+func (c *Client) Fresh() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.memory.path == "" || c.memory.n == 0
+}
+
+func (c *Client) snapshot() *history.Vault {
+	v := *c.vault
+	v.Machines = maps.Clone(v.Machines)
+	v.Sessions = maps.Clone(v.Sessions)
+	v.Archives = slices.Clone(v.Archives)
+	return &v
+}
+
+// follow brings c.vault up to what the service shows; c.mu is held.
+func (c *Client) follow(ctx context.Context) error {
+	total := 0
+	for {
+		b, err := c.call(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d", wire.PathHistory, c.vault.N), nil, wire.MaxHistory)
+		if err != nil {
+			return fmt.Errorf("read history: %w", err)
+		}
+		if len(b) == 0 {
+			break
+		}
+		if total += len(b); total > maxHistoryTo {
+			return fmt.Errorf("read history: %w: more than %d bytes", ErrProtocol, maxHistoryTo)
+		}
+		rd := enc.NewReader(b)
+		for rd.Err() == nil && rd.Len() > 0 {
+			e := history.ReadEntry(rd)
+			if rd.Err() != nil {
+				break
+			}
+			if err := c.take(e); err != nil {
+				return err
+			}
+		}
+		if err := rd.Done(); err != nil {
+			return fmt.Errorf("read history: %w: %w", history.ErrFormat, err)
+		}
+	}
+	if c.vault.N == 0 {
+		return fmt.Errorf("%w: the service shows no history of this vault", history.ErrOrder)
+	}
+	if err := c.memory.end(c.vault); err != nil {
+		return err
+	}
+	return c.memory.keep(c.vault)
+}
+
+// take verifies that e comes next and adds it; c.mu is held.
+func (c *Client) take(e history.Entry) error {
+	if err := c.vault.Follow(e, ed25519.PublicKey(c.m.LogKey[:]), c.m.Hist); err != nil {
+		return err
+	}
+	return c.memory.check(c.vault)
+}
+
+// Enrol redeems the token that made m's account, creates the vault and enrols m in it. m.Vault must be
+// the ID of genesis.
+func (c *Client) Enrol(ctx context.Context, token wire.Token, owner ed25519.PrivateKey, genesis history.Record) error {
+	body, err := json.Marshal(wire.Redeem{Secret: hex.EncodeToString(token.Secret[:])})
+	if err != nil {
+		return fmt.Errorf("redeem token: %w", err)
+	}
+	if _, err := c.call(ctx, http.MethodPost, wire.PathRedeem, body, wire.MaxJSON); err != nil {
+		return fmt.Errorf("redeem token: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.vault.N == 0 {
+		if err := c.post(ctx, wire.PathRecords, genesis); err != nil {
+			return fmt.Errorf("create vault: %w", err)
+		}
+	}
+	r := history.Sign(history.Body{
+		Type: history.TypeEnrol, Vault: c.m.Vault,
+		Seq: c.vault.Owner.Seq, Prev: c.vault.Owner.Prev,
+		SeenN: c.vault.N, SeenHead: c.vault.Head,
+		Time: time.Now().UnixNano(), Fields: c.m.Enrol().Encode(),
+	}, owner, c.m.Hist)
+	if err := c.post(ctx, wire.PathRecords, r); err != nil {
+		return fmt.Errorf("enrol machine: %w", err)
+	}
+	if _, ok := c.vault.Machines[c.m.Signer()]; !ok {
+		return fmt.Errorf("enrol machine: %w: the record is not in the vault's history", history.ErrOrder)
+	}
+	return c.memory.keep(c.vault)
+}
+
+// Genesis returns the record that creates a vault of this owner; its ID is the vault's ID.
+func Genesis(o keyring.Owner, hist holdfast.Key) history.Record {
+	return history.Sign(history.Body{Type: history.TypeGenesis, Time: time.Now().UnixNano(), Fields: o.Genesis().Encode()}, o.SignKey(), hist)
+}
+
+// submit signs a record of this machine over fields, and has it added to the history. It returns its ID.
+func (c *Client) submit(ctx context.Context, path string, t history.Type, fields []byte) (holdfast.RecordID, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for try := 1; ; try++ {
+		chain := c.vault.Machines[c.m.Signer()].Chain
+		r := history.Sign(history.Body{
+			Type: t, Vault: c.m.Vault, Seq: chain.Seq, Prev: chain.Prev,
+			SeenN: c.vault.N, SeenHead: c.vault.Head,
+			Time: time.Now().UnixNano(), Fields: fields,
+		}, c.m.SignKey(), c.m.Hist)
+		err := c.post(ctx, path, r)
+		if err == nil {
+			return r.ID(), c.memory.keep(c.vault)
+		}
+		if wire.CodeOf(err) != wire.CodeStaleChain || try == maxSign {
+			return holdfast.RecordID{}, err
+		}
+		// Another process with this key file wrote a record since. The same record again would have
+		// been answered with its place, so this one is not in the history and never will be.
+		if err := c.follow(ctx); err != nil {
+			return holdfast.RecordID{}, err
+		}
+	}
+}
+
+// post has the service add r, and follows the history to it; c.mu is held. Asked again with the same
+// record, the service answers with the place that it has already.
+func (c *Client) post(ctx context.Context, path string, r history.Record) error {
+	b, err := c.call(ctx, http.MethodPost, path, r.Append(nil), maxEntry)
+	if err != nil {
+		return err
+	}
+	rd := enc.NewReader(b)
+	e := history.ReadEntry(rd)
+	if err := rd.Done(); err != nil {
+		return fmt.Errorf("read entry: %w: %w", history.ErrFormat, err)
+	}
+	if !bytes.Equal(e.Record.Body, r.Body) {
+		return fmt.Errorf("%w: the service answered with another record", history.ErrOrder)
+	}
+	if e.N == c.vault.N+1 {
+		return c.take(e)
+	}
+	if err := c.follow(ctx); err != nil {
+		return err
+	}
+	if e.N > c.vault.N {
+		return fmt.Errorf("%w: the service says that it added record %d, but its history ends at %d", history.ErrOrder, e.N, c.vault.N)
+	}
+	return nil
+}
+
+// Missing returns the names that the service said are missing, if err is such a refusal.
+func Missing(err error) ([]holdfast.Name, bool) {
+	var we *wire.Error
+	if !errors.As(err, &we) || we.Code != wire.CodeMissing {
+		return nil, false
+	}
+	var names []holdfast.Name
+	for _, s := range we.Missing {
+		var n holdfast.Name
+		if b, err := hex.DecodeString(s); err == nil && len(b) == len(n) {
+			copy(n[:], b)
+			names = append(names, n)
+		}
+	}
+	return names, true
+}

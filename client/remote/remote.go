@@ -1,0 +1,299 @@
+// Package remote is the client's end of the wire: it dials the service that a key file names, repeats
+// requests that failed for as long as the user's patience lasts, verifies the vault's history, keeps a
+// window of sealed blocks until the service has said that they are durable, and fetches blocks.
+//
+// What it remembers between runs is one small file in its cache directory: the newest head of the
+// vault's history that it verified. A service that later shows a history in which that head is missing
+// is found out (history.ErrOrder). Losing the file costs that memory and nothing else.
+package remote
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/client/keyring"
+	"holdfast/history"
+	"holdfast/wire"
+)
+
+const (
+	// DefaultPatience is how long a request is repeated without success before the client gives up.
+	DefaultPatience = 5 * time.Minute
+
+	firstPause  = 200 * time.Millisecond // before the first repetition; doubles from there
+	longPause   = 5 * time.Second        // the longest pause that the client chooses itself
+	noticeAfter = 2 * time.Second        // of failing, the user is told what is being waited for
+	idleLimit   = 2 * time.Minute        // without one byte in either direction a request is abandoned
+	dialLimit   = 20 * time.Second
+	maxConns    = 24
+)
+
+// Options are what a caller may choose. The zero value is ready to use, except that without a CacheDir
+// no head is remembered.
+type Options struct {
+	Patience    time.Duration // 0 means DefaultPatience, less than 0 none: fail at the first error
+	CacheDir    string        // where the last verified head is remembered; made if absent
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	Notify      func(message string) // is told one sentence when the client begins to wait; may be nil
+}
+
+// UnavailableError says that the service could not be reached, or would not serve, for the whole of the
+// user's patience.
+type UnavailableError struct {
+	Address string
+	Waited  time.Duration
+	Err     error // of the last attempt
+}
+
+func (e *UnavailableError) Error() string {
+	if wire.CodeOf(e.Err) != "" {
+		return fmt.Sprintf("the service at %s does not serve at the moment: %v; try again later, what was uploaded is kept", e.Address, e.Err)
+	}
+	return fmt.Sprintf("the service at %s cannot be reached (%v); check the network and the service, then try again, what was uploaded is kept", e.Address, cause(e.Err))
+}
+
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// ErrProtocol reports an answer that is not of this protocol.
+var ErrProtocol = errors.New("the service answered in a way that this version does not understand")
+
+// Client speaks to one service as one machine. It is safe for concurrent use.
+type Client struct {
+	m    *keyring.Machine
+	opt  Options
+	http *http.Client
+
+	mu     sync.Mutex     // held while records are submitted, so that they follow one another
+	vault  *history.Vault // verified up to vault.N
+	memory memory         // the head remembered from earlier runs
+
+	noticeMu sync.Mutex
+	noticed  time.Time // of the last notice
+}
+
+// Dial prepares to speak to the service that m names. It does not connect yet.
+func Dial(m *keyring.Machine, opt Options) *Client {
+	if opt.Patience == 0 {
+		opt.Patience = DefaultPatience
+	}
+	if opt.DialContext == nil {
+		opt.DialContext = (&net.Dialer{Timeout: dialLimit}).DialContext
+	}
+	tlsConfig := wire.ClientConfig(m.TLSKey(), m.ServiceKey)
+	// One connection a request in flight: a fetch that is slow to be written does not hold up others,
+	// as it would behind the shared flow control of HTTP/2.
+	tlsConfig.NextProtos = []string{"http/1.1"}
+	return &Client{
+		m:   m,
+		opt: opt,
+		http: &http.Client{Transport: &http.Transport{
+			TLSClientConfig:     tlsConfig,
+			DialContext:         opt.DialContext,
+			TLSHandshakeTimeout: dialLimit,
+			MaxConnsPerHost:     maxConns,
+			MaxIdleConnsPerHost: maxConns,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+			WriteBufferSize:     64 << 10,
+			ReadBufferSize:      64 << 10,
+		}},
+		vault:  &history.Vault{ID: m.Vault},
+		memory: recall(opt.CacheDir, m),
+	}
+}
+
+// Close drops the client's idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Hello asks the service what it is and what it knows this machine as.
+func (c *Client) Hello(ctx context.Context) (wire.Hello, error) {
+	var h wire.Hello
+	b, err := c.call(ctx, http.MethodGet, wire.PathHello, nil, wire.MaxJSON)
+	if err != nil {
+		return h, err
+	}
+	if err := json.Unmarshal(b, &h); err != nil {
+		return h, fmt.Errorf("read hello: %w: %w", ErrProtocol, err)
+	}
+	return h, nil
+}
+
+// call makes one request, whole body out and whole body (at most limit bytes) back, and repeats it for
+// as long as patience lasts. Every request of the protocol may be repeated: what was done already is
+// not done again.
+func (c *Client) call(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
+	var out []byte
+	err := c.persist(ctx, func(ctx context.Context, alive func()) error {
+		r, err := c.attempt(ctx, method, path, body, alive)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		out, err = io.ReadAll(io.LimitReader(r, limit+1))
+		if err != nil {
+			return fmt.Errorf("read answer: %w", err)
+		}
+		if int64(len(out)) > limit {
+			return fmt.Errorf("%w: more than %d bytes", ErrProtocol, limit)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// persist runs try until it succeeds, fails for good, or has failed for the whole of the patience since
+// it last called alive with something to show for it.
+func (c *Client) persist(ctx context.Context, try func(ctx context.Context, alive func()) error) error {
+	since := time.Now() // of the last progress
+	pause := firstPause
+	for {
+		actx, cancel := context.WithCancelCause(ctx)
+		watch := time.AfterFunc(idleLimit, func() { cancel(errIdle) })
+		err := try(actx, func() {
+			since, pause = time.Now(), firstPause
+			watch.Reset(idleLimit)
+		})
+		watch.Stop()
+		if err != nil && context.Cause(actx) == errIdle {
+			err = errIdle
+		}
+		cancel(nil)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !retryable(err) {
+			return err
+		}
+		wait := pause/2 + rand.N(pause/2)
+		var we *wire.Error
+		if errors.As(err, &we) && we.RetryAfter > 0 {
+			wait = time.Duration(we.RetryAfter)*time.Second + rand.N(time.Second)
+		}
+		pause = min(2*pause, longPause)
+		failing := time.Since(since)
+		if failing+wait > c.opt.Patience {
+			return &UnavailableError{Address: c.m.Address, Waited: failing, Err: err}
+		}
+		if failing > noticeAfter {
+			c.notice(err, c.opt.Patience-failing)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+var errIdle = fmt.Errorf("no answer for %v", idleLimit)
+
+// attempt makes one request and returns the body of a successful answer. alive is called as bytes move.
+func (c *Client) attempt(ctx context.Context, method, path string, body []byte, alive func()) (io.ReadCloser, error) {
+	var rd io.Reader
+	if body != nil {
+		// Bytes that leave do not count as progress against the user's patience, only against the idle
+		// limit; a service that takes uploads and never answers must not hold the client for ever.
+		rd = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+c.m.Address+path, rd)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return &answer{resp.Body, alive}, nil
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxJSON))
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	var we wire.Error
+	if json.Unmarshal(b, &we) != nil || we.Code == "" {
+		if resp.StatusCode >= 500 {
+			return nil, fmt.Errorf("the service answered %s", resp.Status)
+		}
+		return nil, fmt.Errorf("%w: HTTP %s", ErrProtocol, resp.Status)
+	}
+	return nil, &we
+}
+
+// retryable reports whether the same request may succeed later.
+func retryable(err error) bool {
+	if code := wire.CodeOf(err); code != "" {
+		return code.Retryable()
+	}
+	if errors.As(err, new(ownError)) {
+		return false
+	}
+	for _, final := range []error{wire.ErrServiceKey, wire.ErrTransport, ErrProtocol} {
+		if errors.Is(err, final) {
+			return false
+		}
+	}
+	return true
+}
+
+// ownError is an error of the caller's own, met while an answer was read: trying again will not help.
+type ownError struct{ error }
+
+func (e ownError) Unwrap() error { return e.error }
+
+func (c *Client) notice(err error, left time.Duration) {
+	if c.opt.Notify == nil {
+		return
+	}
+	c.noticeMu.Lock()
+	defer c.noticeMu.Unlock()
+	if time.Since(c.noticed) < 30*time.Second {
+		return
+	}
+	c.noticed = time.Now()
+	c.opt.Notify(fmt.Sprintf("waiting for the service at %s (%v), for another %v at most", c.m.Address, cause(err), left.Round(time.Second)))
+}
+
+// cause strips the request's URL from a network error: people want "connection refused".
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return dns
+	}
+	if s := err.Error(); strings.HasSuffix(s, "EOF") || strings.HasSuffix(s, "http2: server sent GOAWAY") {
+		return errors.New("the connection was closed")
+	}
+	return err
+}
+
+// answer tells the watchdog that an answer is arriving.
+type answer struct {
+	io.ReadCloser
+	alive func()
+}
+
+func (b *answer) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		b.alive()
+	}
+	return n, err
+}
