@@ -257,6 +257,18 @@ func headMessage(vault holdfast.VaultID, n uint64, h holdfast.Head) []byte {
 	return append(b, h[:]...)
 }
 
+// CheckStamp verifies that e's head is the one that follows prev in vault and that logKey signed it. It
+// does not verify the record. The error wraps ErrHead or ErrSignature.
+func (e Entry) CheckStamp(vault holdfast.VaultID, prev holdfast.Head, logKey ed25519.PublicKey) error {
+	if NextHead(vault, e.N, prev, e.Time, e.Record) != e.Head {
+		return fmt.Errorf("history record %d: %w", e.N, ErrHead)
+	}
+	if !ed25519.Verify(logKey, headMessage(vault, e.N, e.Head), e.LogSig[:]) {
+		return fmt.Errorf("history record %d, head: %w", e.N, ErrSignature)
+	}
+	return nil
+}
+
 // Append appends the entry's encoding to b.
 func (e Entry) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, e.N)
