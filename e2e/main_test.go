@@ -1,0 +1,47 @@
+//go:build linux
+
+// Package e2e runs the two programs as a person would, built once and started as processes of their own:
+// real files, real TLS, a real bucket on disk. It holds the scenarios that need all of that, and the
+// ceilings on memory and traffic. Heavy ones run with HOLDFAST_HEAVY=1 only.
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// holdfast and holdfastd are the paths of the programs under test.
+var holdfast, holdfastd string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	dir, err := os.MkdirTemp("", "holdfast-e2e-bin-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run them, too
+		return 0, err
+	}
+	cmd := exec.Command("go", "build", "-o", dir, "../cmd/holdfast", "../cmd/holdfastd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("build the programs: %w\n%s", err, &out)
+	}
+	holdfast, holdfastd = filepath.Join(dir, "holdfast"), filepath.Join(dir, "holdfastd")
+	return m.Run(), nil
+}
