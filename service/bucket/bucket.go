@@ -50,8 +50,8 @@ type Object struct {
 	Size int64 // bytes
 }
 
-// Bucket is the store. It is safe for concurrent use. Every call returns soon after ctx ends; what it
-// began may go on.
+// Bucket is the store. It is safe for concurrent use. A call returns soon after ctx ends (but a local
+// disk that hangs hangs its callers); what it began may go on.
 type Bucket interface {
 	// Put stores body under key, replacing what is there. body must not change until Put returns.
 	Put(ctx context.Context, key string, body []byte) error
@@ -70,17 +70,22 @@ type Bucket interface {
 }
 
 // CheckKey refuses, with an error that wraps ErrKey, what is not a key: components of a-z, 0-9, '-', '_'
-// and '.' (not first), joined by '/'; at most MaxKey bytes, 200 a component.
+// and '.' (not first), joined by '/'; at most MaxKey bytes, 200 a component. No key of a bucket may be
+// another's beginning up to a '/': a directory cannot hold both.
 func CheckKey(key string) error {
 	if len(key) > MaxKey {
 		return fmt.Errorf("%w: %d bytes", ErrKey, len(key))
 	}
 	for c := range strings.SplitSeq(key, "/") {
-		if c == "" || len(c) > 200 || c[0] == '.' || strings.Trim(c, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+		if c == "" || len(c) > 200 || c[0] == '.' || strings.ContainsFunc(c, notKey) {
 			return fmt.Errorf("%w: %.100q", ErrKey, key)
 		}
 	}
 	return nil
+}
+
+func notKey(r rune) bool {
+	return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
 }
 
 // ListAll calls fn for every object whose key begins with prefix and comes after after, in order.
