@@ -60,8 +60,10 @@ func demo(ctx context.Context, tree string) (err error) {
 		}
 		tree = strings.TrimSpace(string(out))
 	}
-	tree, err = filepath.Abs(tree)
-	if err != nil {
+	if tree, err = filepath.Abs(tree); err != nil {
+		return err
+	}
+	if tree, err = filepath.EvalSymlinks(tree); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "holdfast-demo-")

@@ -35,7 +35,7 @@ func main() {
 
 // report copies what matters from r to w and says whether everything passed.
 func report(r io.Reader, w io.Writer) (bool, error) {
-	var passed, failed, skipped int
+	var passed, failed, skipped, packages int
 	output := map[string][]string{} // package and test -> its lines
 	hasFailedTest := map[string]bool{}
 	sc := bufio.NewScanner(r)
@@ -56,6 +56,7 @@ func report(r io.Reader, w io.Writer) (bool, error) {
 			lines := output[id]
 			delete(output, id)
 			if e.Test == "" {
+				packages++
 				if e.Action == "fail" && !hasFailedTest[e.Package] {
 					failed++ // it did not build, or died outside a test
 					fmt.Fprint(w, strings.Join(lines, ""))
@@ -82,6 +83,10 @@ func report(r io.Reader, w io.Writer) (bool, error) {
 		if len(lines) > 0 && !strings.HasSuffix(id, " ") {
 			fmt.Fprint(w, strings.Join(lines, ""))
 		}
+	}
+	if passed+failed+skipped+packages == 0 {
+		failed++
+		fmt.Fprintln(w, "FAIL: no test was run at all")
 	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
 	return failed == 0, sc.Err()

@@ -34,4 +34,8 @@ func TestReport(t *testing.T) {
 	if err != nil || !ok {
 		t.Errorf("report of a pass = %v, %v; want true", ok, err)
 	}
+
+	if ok, _ := report(strings.NewReader(""), &out); ok {
+		t.Error("report of nothing at all is a pass")
+	}
 }
