@@ -34,22 +34,6 @@ type Options struct {
 	Fault func(path string, off uint64) error
 }
 
-// What says why a path is not simply there. Changes while reading are told by File.Check.
-type What uint8
-
-// The verdicts of a walk. The zero What means that there is nothing to report.
-const (
-	Excluded   What = 1 // left out by a rule; of a directory, with all that is in it
-	Vanished   What = 2 // listed by its directory, but not there when looked at
-	Unreadable What = 3 // there, but something of it could not be read
-)
-
-// Verdict says what the walk has to report of a path, and why in words.
-type Verdict struct {
-	What What
-	Why  string
-}
-
 // Stat is the identity of a file's state: content is unchanged when all but Nlink agree.
 type Stat struct {
 	Size         uint64
@@ -71,15 +55,16 @@ func (s Stat) Recent(now time.Time) bool {
 
 // Item is one path that the walk met.
 //
-//   - Verdict.What Excluded or Vanished: there is nothing to store; of Entry only Path is set, and Type where
-//     it is known.
+//   - Verdict.What Excluded or Vanished: there is nothing to store. Of Entry only Path is set, and Type where it
+//     is known.
+//   - Unreadable with Type 0: nothing is known, and nothing to store.
 //   - Unreadable with FlagUnreadable in Entry.Flags: store the entry without content (a directory whose list
 //     could not be read, or only in part).
 //   - Unreadable without the flag: only an attribute could not be read; store the entry with its content.
 type Item struct {
 	Entry   archive.Entry // without Extents and Content
 	Stat    Stat
-	Verdict Verdict
+	Verdict archive.Verdict // What is 0 where there is nothing to report; never Changed, which File.Check tells
 
 	open func(*Item) (*File, error)
 }
