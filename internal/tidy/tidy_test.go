@@ -367,6 +367,38 @@ func tracked(t *testing.T, suffix string) []string {
 	return out
 }
 
+// TestPackageMap checks that the table in ARCHITECTURE.md names every package and no other.
+func TestPackageMap(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(raw), "| package | job |")
+	if !ok {
+		t.Fatal("ARCHITECTURE.md has no table of packages")
+	}
+	listed := map[string]bool{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 4 {
+			continue
+		}
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+			listed[name[1]] = true
+		}
+	}
+	for p := range packages(t) {
+		if name := strings.TrimPrefix(p, "holdfast/"); !listed[name] {
+			t.Errorf("ARCHITECTURE.md does not name package %s", name)
+		} else {
+			delete(listed, name)
+		}
+	}
+	for name := range listed {
+		t.Errorf("ARCHITECTURE.md names package %s, which is not there", name)
+	}
+}
+
 var (
 	link     = regexp.MustCompile(`\]\(([^)#\s]+)(#[^)\s]*)?\)`)
 	document = regexp.MustCompile(`(?:[\w.-]+/)*[\w.-]+\.md\b`)
