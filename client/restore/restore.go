@@ -1,0 +1,282 @@
+// Package restore reads archives back: it lists them and what is in them, extracts them into a
+// directory, and verifies them without one.
+//
+// Extract walks the archive's tree in windows of bounded size. A window first plans: directories are
+// made, files are begun, and the pieces of all files are gathered by block. Then each block that the
+// window needs is fetched once, about in the order in which the bucket holds them, opened, and written
+// into every place where it belongs; a file is completed with its last piece. A file that an earlier,
+// interrupted run completed is read and compared instead of being fetched.
+//
+// What is damaged is reported with the paths that it concerns, and everything else is restored.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast"
+	"holdfast/client/archive"
+	"holdfast/client/keyring"
+	"holdfast/client/remote"
+	"holdfast/client/seal"
+	"holdfast/client/tree"
+	"holdfast/history"
+)
+
+// Vault is a customer's vault, opened for reading: its verified history and the keys of its sessions.
+// It is safe for concurrent use.
+type Vault struct {
+	m       *keyring.Machine
+	c       *remote.Client
+	History *history.Vault
+	reader  *seal.Reader
+
+	mu    sync.Mutex
+	nodes map[holdfast.Name][]byte // plaintexts of tree and archive blocks, nodeCache bytes at most
+	bytes int
+	roots map[holdfast.RecordID]*archive.Root
+}
+
+const nodeCache = 8 << 20
+
+// Open reads and verifies the vault's history. The error wraps keyring.ErrNoReadKey if m may only write.
+func Open(ctx context.Context, m *keyring.Machine, c *remote.Client) (*Vault, error) {
+	reader, err := seal.NewReader(m)
+	if err != nil {
+		return nil, err
+	}
+	h, err := c.History(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range h.Sessions {
+		if err := reader.AddOpen(s.Open, s.Signer); err != nil {
+			return nil, fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
+		}
+	}
+	return &Vault{m: m, c: c, History: h, reader: reader, nodes: map[holdfast.Name][]byte{}, roots: map[holdfast.RecordID]*archive.Root{}}, nil
+}
+
+// BlockError is a block that could not be had or opened.
+type BlockError struct {
+	Name holdfast.Name
+	Err  error // wraps remote.ErrAbsent, remote.ErrDamaged, seal.ErrDamaged or archive.ErrDamaged
+}
+
+func (e *BlockError) Error() string { return fmt.Sprintf("block %.8s: %v", e.Name, e.Err) }
+
+func (e *BlockError) Unwrap() error { return e.Err }
+
+// Damaged reports whether err says that something stored is not what was stored, or is gone.
+func Damaged(err error) bool {
+	for _, d := range []error{remote.ErrAbsent, remote.ErrDamaged, seal.ErrDamaged, archive.ErrDamaged} {
+		if errors.Is(err, d) {
+			return true
+		}
+	}
+	return false
+}
+
+// open opens one fetched block.
+func (v *Vault) open(group holdfast.GroupID, name holdfast.Name, sealed []byte, err error) (holdfast.Kind, []byte, error) {
+	if err != nil {
+		return 0, nil, &BlockError{name, err}
+	}
+	kind, plain, err := v.reader.Open(group, name, sealed)
+	if err != nil {
+		return 0, nil, &BlockError{name, err}
+	}
+	return kind, plain, nil
+}
+
+// get returns the plaintexts of blocks of one kind, in the order of names.
+func (v *Vault) get(ctx context.Context, group holdfast.GroupID, want holdfast.Kind, names []holdfast.Name) ([][]byte, error) {
+	out := make([][]byte, len(names))
+	place := make(map[holdfast.Name]int, len(names))
+	var ask []holdfast.Name
+	v.mu.Lock()
+	for i, n := range names {
+		place[n] = i
+		if out[i] = v.nodes[n]; out[i] == nil {
+			ask = append(ask, n)
+		}
+	}
+	v.mu.Unlock()
+	if len(ask) == 0 {
+		return out, nil
+	}
+	err := v.c.Fetch(ctx, group, ask, func(name holdfast.Name, sealed []byte, err error) error {
+		kind, plain, err := v.open(group, name, sealed, err)
+		if err != nil {
+			return err
+		}
+		if kind != want {
+			return &BlockError{name, fmt.Errorf("%w: %s where %s belongs", archive.ErrDamaged, kind, want)}
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		out[place[name]] = plain
+		if want.Leaf() {
+			return nil
+		}
+		for old, p := range v.nodes {
+			if v.bytes+len(plain) <= nodeCache {
+				break
+			}
+			v.bytes -= len(p)
+			delete(v.nodes, old)
+		}
+		v.bytes += len(plain)
+		v.nodes[name] = plain
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Root returns an archive's root. The error is Damaged or of the service.
+func (v *Vault) Root(ctx context.Context, a history.Archive) (*archive.Root, error) {
+	roots, err := v.Roots(ctx, []history.Archive{a})
+	if err != nil {
+		return nil, err
+	}
+	return roots[0], nil
+}
+
+// Roots returns the roots of several archives, read together.
+func (v *Vault) Roots(ctx context.Context, as []history.Archive) ([]*archive.Root, error) {
+	names := map[holdfast.GroupID][]holdfast.Name{}
+	v.mu.Lock()
+	for _, a := range as {
+		if v.roots[a.ID] == nil && !slices.Contains(names[a.Commit.Group], a.Commit.Root) {
+			names[a.Commit.Group] = append(names[a.Commit.Group], a.Commit.Root)
+		}
+	}
+	v.mu.Unlock()
+	parsed := map[holdfast.Name]*archive.Root{}
+	for group, ns := range names {
+		plains, err := v.get(ctx, group, holdfast.KindArchive, ns)
+		if err != nil {
+			return nil, fmt.Errorf("read archive: %w", err)
+		}
+		for i, p := range plains {
+			if parsed[ns[i]], err = archive.ParseRoot(p); err != nil {
+				return nil, fmt.Errorf("read archive: %w", err)
+			}
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := make([]*archive.Root, len(as))
+	for i, a := range as {
+		if r := parsed[a.Commit.Root]; r != nil {
+			if v.m.Series(r.Series) != a.Commit.Series {
+				return nil, fmt.Errorf("read archive: %w: it says that it belongs to another series than its record", archive.ErrDamaged)
+			}
+			v.roots[a.ID] = r
+		}
+		out[i] = v.roots[a.ID]
+	}
+	return out, nil
+}
+
+// Tree returns the tree of entries of an archive.
+func (v *Vault) Tree(a history.Archive, r *archive.Root) *tree.Tree {
+	return tree.Open(r, func(ctx context.Context, names []holdfast.Name) ([][]byte, error) {
+		return v.get(ctx, a.Commit.Group, holdfast.KindTree, names)
+	})
+}
+
+// Verdicts calls fn for each verdict of an archive.
+func (v *Vault) Verdicts(ctx context.Context, a history.Archive, r *archive.Root, fn func(archive.Verdict) error) error {
+	var rd archive.VerdictReader
+	for _, name := range r.Verdicts {
+		plain, err := v.get(ctx, a.Commit.Group, holdfast.KindChunk, []holdfast.Name{name})
+		if err != nil {
+			return fmt.Errorf("read verdicts: %w", err)
+		}
+		if err := rd.Chunk(plain[0], fn); err != nil {
+			return fmt.Errorf("read verdicts: %w", err)
+		}
+	}
+	return nil
+}
+
+// ErrNoArchive reports that there is no archive of that name, or more than one.
+var ErrNoArchive = errors.New("no such archive")
+
+const (
+	second = "2006-01-02T15:04:05"
+	exact  = "2006-01-02T15:04:05.000000000"
+)
+
+// Name returns the name of a as SERIES@TIME, UTC to the second; where another archive of its series
+// has the same second, to the nanosecond.
+func Name(h *history.Vault, series string, a history.Archive) string {
+	t := time.Unix(0, a.Time).UTC()
+	layout := second
+	for _, o := range h.Archives {
+		if o.ID != a.ID && o.Commit.Series == a.Commit.Series && time.Unix(0, o.Time).UTC().Format(second) == t.Format(second) {
+			layout = exact
+			break
+		}
+	}
+	return series + "@" + t.Format(layout) + "Z"
+}
+
+// Find returns the archive that spec names: SERIES for the newest complete one, or SERIES@TIME with any
+// beginning of the time that only one archive has. The error wraps ErrNoArchive.
+func Find(m *keyring.Machine, h *history.Vault, spec string) (history.Archive, error) {
+	series, when, timed := strings.Cut(spec, "@")
+	id := m.Series(series)
+	var found []history.Archive
+	var partial bool
+	for _, a := range h.Archives {
+		if a.Commit.Series != id {
+			continue
+		}
+		if !timed {
+			if a.Commit.Partial {
+				partial = true
+				continue
+			}
+			found = append(found[:0], a)
+		} else if strings.HasPrefix(time.Unix(0, a.Time).UTC().Format(exact), strings.TrimSuffix(when, "Z")) {
+			found = append(found, a)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		var names []string
+		for _, a := range found[:min(len(found), 3)] {
+			names = append(names, Name(h, series, a))
+		}
+		return history.Archive{}, fmt.Errorf("%w: %q fits %d archives, say more of the time (%s)", ErrNoArchive, spec, len(found), strings.Join(names, ", "))
+	case partial:
+		return history.Archive{}, fmt.Errorf("%w: %q has only partial archives so far; name one as SERIES@TIME, `holdfast list` shows them", ErrNoArchive, spec)
+	}
+	return history.Archive{}, fmt.Errorf("%w: %q; `holdfast list` shows what there is", ErrNoArchive, spec)
+}
+
+// Progress counts as a run goes on. It may be read at any time.
+type Progress struct {
+	Entries atomic.Uint64
+	Bytes   atomic.Uint64 // of content, restored or checked
+	Fetched atomic.Uint64 // sealed bytes received
+}
+
+// Problem is a path that could not be restored or verified.
+type Problem struct {
+	Path string
+	Err  error
+}
