@@ -35,10 +35,14 @@ var ErrFrame = errors.New("malformed block frame")
 
 // AppendFrame appends f's encoding to b.
 func AppendFrame(b []byte, f Frame) []byte {
+	return append(AppendFrameHeader(b, f), f.Sealed...)
+}
+
+// AppendFrameHeader appends f's encoding up to its sealed bytes to b, for a caller that writes these itself.
+func AppendFrameHeader(b []byte, f Frame) []byte {
 	b = append(b, f.Name[:]...)
 	b = append(b, f.Status)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Sealed)))
-	return append(b, f.Sealed...)
+	return binary.BigEndian.AppendUint32(b, uint32(len(f.Sealed)))
 }
 
 // ReadFrame reads one frame. It returns io.EOF at a clean end, and an error that wraps ErrFrame or

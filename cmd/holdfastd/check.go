@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/service/journal"
+)
+
+func checkCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "check --data DIR",
+		Short: "Compare the view with the bucket and every checksum, while the service is stopped",
+		Long: `Compare the view with the bucket and read every byte of every block to compare its checksum, while the
+service is stopped. Exits with 4 if anything is wrong; the first such thing is named.`,
+		Args: exactly(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "data"); err != nil {
+				return err
+			}
+			d, err := openData(dir)
+			if err != nil {
+				return err
+			}
+			defer d.close()
+			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			rep, err := journal.Check(c.Context(), d.config(log), nil)
+			if err != nil {
+				return fmt.Errorf("check: %w", err)
+			}
+			report(c.OutOrStdout(), "checked  ", rep)
+			fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes, all as they were stored\n", rep.Blocks, rep.Bytes)
+			return nil
+		},
+	}
+	dataFlag(c, &dir)
+	return c
+}

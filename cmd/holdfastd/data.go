@@ -1,0 +1,136 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/durable"
+	"holdfast/service/bucket"
+	"holdfast/service/bucket/open"
+	"holdfast/service/identity"
+	"holdfast/service/journal"
+)
+
+// The files of a data directory, beside identity.FileName and admin.SocketName.
+const (
+	hostFile = "host" // 32 hex digits: which data directory may claim the cell again by itself
+	lockFile = "lock" // locked while a process uses the directory
+	viewDir  = "view" // derived from the bucket
+)
+
+// data is an open data directory.
+type data struct {
+	dir    string
+	id     *identity.Identity
+	host   [16]byte
+	bucket bucket.Bucket
+	lock   *os.File
+}
+
+// openData locks a data directory and reads what is in it. Two processes never share one.
+func openData(dir string) (*data, error) {
+	id, err := identity.Load(filepath.Join(dir, identity.FileName))
+	if err != nil {
+		return nil, notThere(err, dir)
+	}
+	d := &data{dir: dir, id: id}
+	if d.host, err = readHost(dir); err != nil {
+		return nil, err
+	}
+	if d.bucket, err = open.Bucket(id.Bucket); err != nil {
+		return nil, err
+	}
+	if d.lock, err = lock(dir); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *data) close() { d.lock.Close() }
+
+// config returns the journal's configuration.
+func (d *data) config(log *slog.Logger) journal.Config {
+	return journal.Config{
+		Bucket: d.bucket,
+		Cell:   d.id.Cell,
+		Host:   d.host,
+		Dir:    filepath.Join(d.dir, viewDir),
+		LogKey: d.id.LogKey(),
+		Log:    log,
+	}
+}
+
+// lock takes the lock on a data directory; it is free again when the file is closed or the process ends.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = fmt.Errorf("another holdfastd uses %s; stop it first", dir)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// createData makes dir a data directory of id. The identity file comes last: without it dir holds no
+// service, and the command can be repeated.
+func createData(dir string, id *identity.Identity) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if _, err := createHost(dir); err != nil {
+		return err
+	}
+	return id.Create(filepath.Join(dir, identity.FileName))
+}
+
+// createHost gives dir a host of its own.
+func createHost(dir string) (host [16]byte, err error) {
+	rand.Read(host[:])
+	return host, durable.WriteFile(filepath.Join(dir, hostFile), fmt.Appendf(nil, "%x\n", host), 0o600)
+}
+
+// vacant refuses a directory that holds a service.
+func vacant(dir string) error {
+	_, err := os.Lstat(filepath.Join(dir, identity.FileName))
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s holds a service already; choose another directory", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return fmt.Errorf("look at data directory: %w", err)
+}
+
+func readHost(dir string) (host [16]byte, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, hostFile))
+	if err != nil {
+		return host, fmt.Errorf("read host file: %w", err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(b) != len(host) {
+		return host, fmt.Errorf("%s is damaged; remove %s and run holdfastd recover on a new directory", filepath.Join(dir, hostFile), dir)
+	}
+	copy(host[:], b)
+	return host, nil
+}
+
+// dataFlag adds --data to a command's flags.
+func dataFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "data", "", "data directory of the service")
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/service/bucket/open"
+	"holdfast/service/identity"
+	"holdfast/service/journal"
+)
+
+func recoverCommand() *cobra.Command {
+	var file, dir string
+	c := &cobra.Command{
+		Use:   "recover --identity FILE --data NEWDIR",
+		Short: "Bring a service back from its bucket and its identity file",
+		Long: `Bring a service back from its bucket and its identity file, in a new data directory on any machine.
+
+The new directory takes the service over: a process that still runs on an old one stops for good, without
+losing anything that it acknowledged.`,
+		Args: exactly(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "identity", "data"); err != nil {
+				return err
+			}
+			return runRecover(c.Context(), c.OutOrStdout(), file, dir)
+		},
+	}
+	c.Flags().StringVar(&file, "identity", "", "the service's identity file")
+	dataFlag(c, &dir)
+	return c
+}
+
+// runRecover rebuilds the view from the bucket and reports on it, then claims the cell for the new
+// directory. The identity file is written last, so that a directory that was not finished holds no service.
+func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
+	id, err := identity.Load(file)
+	if err != nil {
+		return err
+	}
+	if err := vacant(dir); err != nil {
+		return err
+	}
+	b, err := open.Bucket(id.Bucket)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	l, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	host, err := createHost(dir)
+	if err != nil {
+		return err
+	}
+	cfg := journal.Config{
+		Bucket: b, Cell: id.Cell, Host: host, Takeover: true,
+		Dir: filepath.Join(dir, viewDir), LogKey: id.LogKey(),
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	rep, err := journal.Rebuild(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("rebuild the view from %s: %w", id.Bucket, err)
+	}
+	j, err := journal.Open(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("take the service over: %w", err)
+	}
+	if err := j.Close(ctx); err != nil {
+		return fmt.Errorf("take the service over: %w", err)
+	}
+	if err := id.Create(filepath.Join(dir, identity.FileName)); err != nil {
+		return err
+	}
+	report(out, "recovered", rep)
+	return nil
+}
+
+// report prints what rebuild, recover or check found.
+func report(out io.Writer, done string, r journal.Report) {
+	fmt.Fprintf(out, "%s  %d segments, %d records in %v\nposition   %s\ndigest     %x\n",
+		done, r.Segments, r.Records, r.Duration.Round(time.Millisecond), r.Position, r.Digest)
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/service/admin"
+	"holdfast/wire"
+)
+
+func statusCommand() *cobra.Command {
+	var dir string
+	var asJSON, digest bool
+	c := &cobra.Command{
+		Use:   "status --data DIR",
+		Short: "Say how the service is; exit 0 when it is serving",
+		Args:  exactly(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "data"); err != nil {
+				return err
+			}
+			st, err := admin.GetStatus(c.Context(), dir, digest)
+			if err != nil {
+				return err
+			}
+			out := c.OutOrStdout()
+			if asJSON {
+				e := json.NewEncoder(out)
+				e.SetIndent("", "  ")
+				err = e.Encode(st)
+			} else {
+				_, err = fmt.Fprintf(out, "%s at %s since %s\ncell      %s\nbucket    %s\njournal   %s, %d segments\nblocks    %d, %d bytes\nsessions  %d\n",
+					st.State, st.Address, st.Started.Format(time.RFC3339), st.Cell, st.Bucket, st.Position, st.Segments, st.Blocks, st.Bytes, st.Sessions)
+				if err == nil && digest {
+					_, err = fmt.Fprintf(out, "digest    %s\n", st.Digest)
+				}
+			}
+			if err == nil && st.State != wire.StateServing {
+				err = fmt.Errorf("the service is not serving, but %s", st.State)
+			}
+			return err
+		},
+	}
+	dataFlag(c, &dir)
+	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
+	c.Flags().BoolVar(&digest, "digest", false, "also compute the digest of the view, which reads all of it")
+	return c
+}

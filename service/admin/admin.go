@@ -1,0 +1,258 @@
+// Package admin lets the operator speak to a running service: HTTP and JSON over a Unix socket in the
+// service's data directory. Who may open the socket is the operator; there is no other check.
+//
+//	POST /accounts   {"name": NAME}                 makes an account and answers {"token": TOKEN}
+//	POST /tokens     {"name": NAME}                 a further token for an account that exists, likewise
+//	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
+//
+// A request that fails is answered with {"error": SENTENCE} and a status of 400 or more.
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"holdfast"
+	"holdfast/service/account"
+	"holdfast/service/identity"
+	"holdfast/service/journal"
+	"holdfast/service/serve"
+	"holdfast/service/view"
+	"holdfast/wire"
+)
+
+// SocketName is the name of the socket in the data directory.
+const SocketName = "admin.sock"
+
+// ErrNotServing reports that no service is running on a data directory.
+var ErrNotServing = errors.New("no service is running there; start it with holdfastd serve")
+
+// Status is what the operator is told about a running service.
+type Status struct {
+	State    wire.State `json:"state"`
+	Version  string     `json:"version"`
+	Cell     string     `json:"cell"`
+	Address  string     `json:"address"`
+	Bucket   string     `json:"bucket"`
+	Started  time.Time  `json:"started"`
+	Position string     `json:"position"` // of the newest acknowledged segment
+	Hash     string     `json:"hash"`     // of its trailer
+	Segments uint64     `json:"segments"`
+	Blocks   uint64     `json:"blocks"`
+	Bytes    uint64     `json:"bytes"` // of sealed blocks
+	Sessions int        `json:"sessions"`
+	// Recovery is how the last start went.
+	Recovery Recovery `json:"recovery"`
+	Digest   string   `json:"digest,omitempty"` // of the view, if asked for
+}
+
+// Recovery says what a start of the service had to do.
+type Recovery struct {
+	Replayed int     `json:"replayed_segments"`
+	Rebuilt  bool    `json:"rebuilt"` // the view was made anew from the bucket
+	Seconds  float64 `json:"seconds"`
+}
+
+// Server answers the operator.
+type Server struct {
+	Journal  *journal.Journal
+	Identity *identity.Identity
+	Service  *serve.Server
+	started  time.Time
+}
+
+// Serve listens on the socket in dir until ctx ends. A socket that an earlier process left is replaced:
+// the caller holds the lock on dir.
+func (s *Server) Serve(ctx context.Context, dir string) error {
+	path := filepath.Join(dir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replace admin socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if errors.Is(err, syscall.EINVAL) {
+		return fmt.Errorf("listen on %s: the path is too long for a socket; use a data directory with a shorter one", path)
+	}
+	if err != nil {
+		return fmt.Errorf("listen on admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return fmt.Errorf("protect admin socket: %w", err)
+	}
+	s.started = time.Now()
+	srv := &http.Server{Handler: s.handler(), ReadTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return ctx }}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve admin socket: %w", err)
+	case <-ctx.Done():
+		srv.Close()
+		<-served
+		return nil
+	}
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /accounts", s.token(account.Add))
+	mux.HandleFunc("POST /tokens", s.token(account.Token))
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		st, err := s.status(r.Context(), r.URL.Query().Get("digest") == "1")
+		reply(w, st, err)
+	})
+	return mux
+}
+
+type nameRequest struct {
+	Name string `json:"name"`
+}
+
+type tokenAnswer struct {
+	Token string `json:"token"`
+}
+
+type errorAnswer struct {
+	Error string `json:"error"`
+}
+
+// token answers with a token whose secret made makes.
+func (s *Server) token(made func(context.Context, *journal.Journal, string) ([32]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var q nameRequest
+		if err := json.NewDecoder(io.LimitReader(r.Body, wire.MaxJSON)).Decode(&q); err != nil {
+			reply(w, nil, fmt.Errorf("read request: %w", err))
+			return
+		}
+		secret, err := made(r.Context(), s.Journal, q.Name)
+		switch {
+		case errors.Is(err, view.ErrNameTaken):
+			err = fmt.Errorf("there is an account %q already; for a further token use holdfastd account token", q.Name)
+		case errors.Is(err, view.ErrNoAccount):
+			err = fmt.Errorf("there is no account %q; make it with holdfastd account add", q.Name)
+		}
+		reply(w, tokenAnswer{s.Identity.Token(secret).String()}, err)
+	}
+}
+
+func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
+	v, err := s.Journal.Acked().Stats()
+	if err != nil {
+		return Status{}, err
+	}
+	info := s.Journal.Info()
+	st := Status{
+		State:    s.Service.State(),
+		Version:  holdfast.Version,
+		Cell:     s.Identity.Cell.String(),
+		Address:  s.Identity.Address,
+		Bucket:   s.Identity.Bucket,
+		Started:  s.started.UTC().Truncate(time.Second),
+		Position: v.Position.String(),
+		Hash:     hex.EncodeToString(v.Hash[:]),
+		Segments: v.Segments,
+		Blocks:   v.Blocks,
+		Bytes:    v.Bytes,
+		Sessions: s.Service.Sessions(),
+		Recovery: Recovery{info.Replayed, info.Rebuilt, info.Duration.Seconds()},
+	}
+	if digest {
+		d, _, err := s.Journal.Digest(ctx)
+		if err != nil {
+			return st, err
+		}
+		st.Digest = hex.EncodeToString(d[:])
+	}
+	return st, nil
+}
+
+func reply(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		v = errorAnswer{err.Error()}
+	}
+	json.NewEncoder(w).Encode(v)
+}
+
+// AddAccount asks the service on dir for a new account and returns its token.
+func AddAccount(ctx context.Context, dir, name string) (string, error) {
+	var t tokenAnswer
+	err := ask(ctx, dir, http.MethodPost, "/accounts", nameRequest{name}, &t)
+	return t.Token, err
+}
+
+// NewToken asks the service on dir for a further token for an account.
+func NewToken(ctx context.Context, dir, name string) (string, error) {
+	var t tokenAnswer
+	err := ask(ctx, dir, http.MethodPost, "/tokens", nameRequest{name}, &t)
+	return t.Token, err
+}
+
+// GetStatus asks the service on dir how it is.
+func GetStatus(ctx context.Context, dir string, digest bool) (Status, error) {
+	var st Status
+	path := "/status"
+	if digest {
+		path += "?digest=1"
+	}
+	err := ask(ctx, dir, http.MethodGet, path, nil, &st)
+	return st, err
+}
+
+// ask makes one request to the service on dir. The error wraps ErrNotServing if nobody answers.
+func ask(ctx context.Context, dir, method, path string, q, answer any) error {
+	var body io.Reader
+	if q != nil {
+		b, err := json.Marshal(q)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	c := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, SocketName))
+		},
+	}}
+	resp, err := c.Do(r)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%s: %w", dir, ErrNotServing)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%s: only the user that runs the service may speak to it", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("ask the service: %w", err)
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(io.LimitReader(resp.Body, wire.MaxJSON))
+	if resp.StatusCode != http.StatusOK {
+		var e errorAnswer
+		if dec.Decode(&e) != nil || e.Error == "" {
+			return fmt.Errorf("ask the service: it answered %s", resp.Status)
+		}
+		return errors.New(e.Error)
+	}
+	if err := dec.Decode(answer); err != nil {
+		return fmt.Errorf("read the service's answer: %w", err)
+	}
+	return nil
+}

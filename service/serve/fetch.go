@@ -1,0 +1,183 @@
+package serve
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast"
+	"holdfast/service/journal"
+	"holdfast/service/view"
+	"holdfast/wire"
+)
+
+const (
+	readGap   = 64 << 10 // between two blocks of one read, bytes: cheaper to read than to ask again
+	readSpan  = 4 << 20  // of one read, unless a single block is larger
+	readAhead = 4        // reads under way or waiting to be written, of one request
+)
+
+// found is a block that a fetch names, and where it is.
+type found struct {
+	name holdfast.Name
+	view.Block
+}
+
+// fetch answers the blocks of a group in the order in which they lie in the bucket, then the names of
+// which there is none.
+func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
+	var group holdfast.GroupID
+	if err := parseHex(group[:], r.PathValue("group"), "group in the path"); err != nil {
+		return err
+	}
+	raw, err := body(w, r, 32*holdfast.MaxHave)
+	if err != nil {
+		return err
+	}
+	names, err := wire.ParseNames(raw)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(names, func(a, b holdfast.Name) int { return slices.Compare(a[:], b[:]) })
+	var blocks []found
+	var absent []holdfast.Name
+	v := s.j.Acked()
+	for i, n := range names {
+		if i > 0 && n == names[i-1] {
+			return refusal(wire.CodeBadRequest, "The request names block %s twice.", n)
+		}
+		b, ok, err := v.Block(c.machine.Vault, group, n)
+		if err != nil {
+			return err
+		}
+		if ok {
+			blocks = append(blocks, found{n, b})
+		} else {
+			absent = append(absent, n)
+		}
+	}
+
+	ctx, cancel := context.WithCancel(r.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	// Reads get their memory in the order in which they are written out, so the one that is needed next
+	// never waits behind one that is needed later.
+	queue := make(chan *read, readAhead-2) // one more is being written, and one being queued
+	wg.Go(func() {
+		defer close(queue)
+		for _, run := range plan(blocks) {
+			release, err := s.fetches.acquire(ctx, c.machine.Vault, span(run))
+			if err != nil {
+				return
+			}
+			rd := &read{run: run, release: release, done: make(chan struct{})}
+			wg.Go(func() {
+				defer close(rd.done)
+				only := make([]view.Block, len(run))
+				for i := range run {
+					only[i] = run[i].Block
+				}
+				rd.results = s.j.ReadBlocks(ctx, only)
+			})
+			select {
+			case queue <- rd:
+			case <-ctx.Done():
+				<-rd.done
+				release()
+				return
+			}
+		}
+	})
+	w.Header().Set("Content-Type", "application/octet-stream")
+	rc := http.NewResponseController(w)
+	defer rc.SetWriteDeadline(time.Time{})
+	for rd := range queue {
+		<-rd.done
+		if err == nil {
+			err = s.writeRead(w, rc, rd)
+		}
+		if err != nil {
+			cancel()
+		}
+		rd.results = nil
+		rd.release()
+	}
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	rc.SetWriteDeadline(time.Now().Add(slowGrace))
+	for _, n := range absent {
+		if _, err := w.Write(wire.AppendFrame(nil, wire.Frame{Name: n, Status: wire.FrameAbsent})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read is one request to the bucket for blocks that lie near one another.
+type read struct {
+	run     []found
+	release func()
+	done    chan struct{} // closed when results is set
+	results []journal.Read
+}
+
+// writeRead writes what was read to the client.
+func (s *Server) writeRead(w http.ResponseWriter, rc *http.ResponseController, rd *read) error {
+	for i, res := range rd.results {
+		f := wire.Frame{Name: rd.run[i].name, Sealed: res.Sealed}
+		switch {
+		case errors.Is(res.Err, journal.ErrDamaged):
+			s.log.Error("block is damaged in the bucket", "block", f.Name, "segment", rd.run[i].Pos, "error", res.Err)
+			f.Status, f.Sealed = wire.FrameDamaged, nil
+		case res.Err != nil:
+			return fmt.Errorf("%w: %w", errBackend, res.Err)
+		}
+		rc.SetWriteDeadline(time.Now().Add(slowGrace + time.Duration(len(f.Sealed))*time.Second/slowRate))
+		if _, err := w.Write(wire.AppendFrameHeader(nil, f)); err != nil {
+			return err
+		}
+		if _, err := w.Write(f.Sealed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan sorts blocks by their place in the bucket and groups them into reads.
+func plan(blocks []found) [][]found {
+	slices.SortFunc(blocks, func(a, b found) int {
+		return cmp.Or(a.Pos.Compare(b.Pos), cmp.Compare(a.Off, b.Off))
+	})
+	var runs [][]found
+	for from := 0; from < len(blocks); {
+		to := from + 1
+		for to < len(blocks) {
+			last, next := blocks[to-1], blocks[to]
+			if next.Pos != last.Pos ||
+				int64(next.Off) > int64(last.Off)+int64(last.Len)+readGap ||
+				int64(next.Off)+int64(next.Len)-int64(blocks[from].Off) > readSpan {
+				break
+			}
+			to++
+		}
+		runs = append(runs, blocks[from:to])
+		from = to
+	}
+	return runs
+}
+
+// span returns how many bytes a read takes, gaps included.
+func span(run []found) int64 {
+	last := run[len(run)-1]
+	return int64(last.Off) + int64(last.Len) - int64(run[0].Off)
+}

@@ -1,0 +1,232 @@
+package serve
+
+import (
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"strconv"
+	"time"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/service/account"
+	"holdfast/service/journal"
+	"holdfast/service/view"
+	"holdfast/wire"
+)
+
+// hello tells any key what the service is and what it knows the key as.
+func (s *Server) hello(w http.ResponseWriter, r *http.Request, c caller) error {
+	h := wire.Hello{
+		Protocol: holdfast.ProtocolVersion,
+		Cell:     s.id.Cell.String(),
+		Time:     time.Now().UTC(),
+		State:    s.State(),
+		LogKey:   hex.EncodeToString(s.id.LogKey().Public().(ed25519.PublicKey)),
+		You:      c.standing.String(),
+		Limits: map[string]int64{
+			"batch":   holdfast.MaxBatch,
+			"block":   holdfast.MaxBlock,
+			"names":   holdfast.MaxHave,
+			"links":   holdfast.MaxLinks,
+			"record":  holdfast.MaxRecord,
+			"ahead":   maxAhead,
+			"history": wire.MaxHistory,
+		},
+	}
+	if c.standing == enrolled {
+		v, ok, err := s.j.Acked().Vault(c.machine.Vault)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("look up vault %.8s of a machine: %w", c.machine.Vault, view.ErrDamaged)
+		}
+		h.Vault, h.Rights = v.ID.String(), c.machine.Enrol.Rights.String()
+		h.N, h.Head = v.N, v.Head.String()
+		h.Chain = chain(c.machine.Chain)
+	}
+	return writeJSON(w, http.StatusOK, h)
+}
+
+// redeem exchanges a token's secret for an account.
+func (s *Server) redeem(w http.ResponseWriter, r *http.Request, c caller) error {
+	b, err := body(w, r, wire.MaxJSON)
+	if err != nil {
+		return err
+	}
+	var q wire.Redeem
+	if err := parseJSON(b, &q); err != nil {
+		return err
+	}
+	var secret [32]byte
+	if err := parseHex(secret[:], q.Secret, "token's secret"); err != nil {
+		return err
+	}
+	if err := s.taking(); err != nil {
+		return err
+	}
+	id, err := account.Redeem(r.Context(), s.j, secret, c.key)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, wire.Redeemed{Account: id.String()})
+}
+
+// taking refuses while the service takes nothing new.
+func (s *Server) taking() error {
+	if s.j.Err() != nil {
+		return journal.ErrStopped
+	}
+	if s.ending.Load() {
+		return &wire.Error{Code: wire.CodeMaintenance, Message: "The service is being restarted.", RetryAfter: 2}
+	}
+	return nil
+}
+
+// record reads a record from a request and checks that the caller is the one to hand it in. Everything
+// else is checked by the journal, at the moment when it is appended.
+func (s *Server) record(w http.ResponseWriter, r *http.Request, c caller) (history.Record, history.Body, error) {
+	raw, err := body(w, r, holdfast.MaxRecord+4+64+32)
+	if err != nil {
+		return history.Record{}, history.Body{}, err
+	}
+	rec, err := history.ParseRecord(raw)
+	if err != nil {
+		return rec, history.Body{}, err
+	}
+	b, err := history.ParseBody(rec.Body)
+	if err != nil {
+		return rec, b, err
+	}
+	if c.standing == enrolled && b.Type != history.TypeGenesis && b.Vault != c.machine.Vault {
+		return rec, b, refusal(wire.CodeForbidden, "This machine belongs to another vault than the record names.")
+	}
+	switch b.Type {
+	case history.TypeGenesis:
+		err = s.mayCreate(c, holdfast.VaultID(rec.ID()))
+	case history.TypeEnrol:
+		var e history.Enrol
+		if e, err = history.ParseEnrol(b.Fields); err == nil && c.standing != enrolled && e.TLSKey != c.key {
+			err = refusal(wire.CodeForbidden, "A vault's first machine is enrolled over a connection of its own key.")
+		}
+	default:
+		switch {
+		case c.standing != enrolled:
+			err = refusal(wire.CodeUnknownKey, "This machine's key has an account but is not enrolled in a vault.")
+		case b.Signer != c.machine.Signer:
+			err = refusal(wire.CodeForbidden, "This record is signed by another machine than the one that sends it.")
+		case !c.machine.Enrol.Rights.Has(holdfast.RightWrite):
+			err = refusal(wire.CodeForbidden, "This machine may %s, but not %s.", c.machine.Enrol.Rights, holdfast.RightWrite)
+		}
+	}
+	return rec, b, err
+}
+
+// mayCreate lets a connection key create one vault.
+func (s *Server) mayCreate(c caller, v holdfast.VaultID) error {
+	if c.standing == enrolled && c.machine.Vault != v {
+		return refusal(wire.CodeForbidden, "This machine's key belongs to a vault already; make a new key for a new vault.")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.created[c.key]; ok && old != v {
+		return refusal(wire.CodeForbidden, "This key created a vault already; make a new key for a new vault.")
+	}
+	s.created[c.key] = v
+	return nil
+}
+
+// records adds a genesis, enrolment or commit record to its vault's history and answers its entry once
+// that is durable. The same record again is answered with the same entry (JOURNAL 22).
+func (s *Server) records(w http.ResponseWriter, r *http.Request, c caller) error {
+	rec, b, err := s.record(w, r, c)
+	if err != nil {
+		return err
+	}
+	if b.Type == history.TypeOpen {
+		return refusal(wire.CodeBadRequest, "A session is opened by a request of its own.")
+	}
+	if err := s.taking(); err != nil {
+		return err
+	}
+	e, _, err := s.enter(r, rec)
+	if err != nil {
+		return err
+	}
+	return writeBinary(w, e.Append(nil))
+}
+
+// enter makes rec the next of its vault's history, unless it is there already, and returns its entry once
+// that is durable, with the journal time of the request in ms and whether it was there.
+func (s *Server) enter(r *http.Request, rec history.Record) (e history.Entry, p place, err error) {
+	t, err := s.j.Append(r.Context(), func(tx *journal.Tx) (err error) {
+		p.now = tx.Now()
+		e, err = tx.History(rec)
+		if !errors.Is(err, view.ErrDuplicate) {
+			return err
+		}
+		p.known = true
+		var ok bool
+		_, e, ok, err = tx.Reader().Record(rec.ID())
+		if err == nil && !ok {
+			err = view.ErrDamaged
+		}
+		return err
+	})
+	if err != nil {
+		return e, p, err
+	}
+	s.j.Flush()
+	return e, p, t.Wait(r.Context())
+}
+
+// place says how a record came into the journal.
+type place struct {
+	now   int64 // journal time, ms
+	known bool  // it was there before
+}
+
+// history answers the entries of the caller's vault after a given one.
+func (s *Server) history(w http.ResponseWriter, r *http.Request, c caller) error {
+	after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+	if err != nil {
+		return refusal(wire.CodeBadRequest, "The request needs ?after=N, the number of the last record that the client has.")
+	}
+	b, err := s.j.Acked().History(c.machine.Vault, after, wire.MaxHistory)
+	if err != nil {
+		return err
+	}
+	return writeBinary(w, b)
+}
+
+// usage answers what the caller's account stores.
+func (s *Server) usage(w http.ResponseWriter, r *http.Request, c caller) error {
+	v := s.j.Acked()
+	st, err := v.Stats()
+	if err != nil {
+		return err
+	}
+	u, err := v.Usage(c.account, max(st.Time, time.Now().UnixMilli()))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, wire.Usage{
+		Account:     c.account.String(),
+		StoredBytes: u.Bytes,
+		Blocks:      u.Blocks,
+		ByteSeconds: byteSeconds(u.Hi, u.Lo),
+		AsOf:        time.UnixMilli(u.AsOf).UTC(),
+	})
+}
+
+// byteSeconds writes a 128-bit number of byte milliseconds as decimal byte seconds, exactly.
+func byteSeconds(hi, lo uint64) string {
+	n := new(big.Int).SetUint64(hi)
+	n.Or(n.Lsh(n, 64), new(big.Int).SetUint64(lo))
+	q, m := n.QuoRem(n, big.NewInt(1000), new(big.Int))
+	return fmt.Sprintf("%s.%03d", q, m)
+}

@@ -1,0 +1,372 @@
+// Package serve answers clients: it turns the requests of package wire into questions to the view and
+// records for the journal. It keeps nothing that matters: after a crash everything it knew is either in
+// the journal or will be said again by the clients.
+//
+// What it keeps in memory are sessions (who uploads, and which batch comes next) and the bytes of
+// requests under way, both bounded whatever the clients do.
+package serve
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast"
+	"holdfast/service/identity"
+	"holdfast/service/journal"
+	"holdfast/service/view"
+	"holdfast/wire"
+)
+
+// Ceilings of the memory for bodies that are being read or written, bytes: over all clients, and for one
+// vault.
+const (
+	uploadMemory = 64 << 20
+	uploadShare  = 32 << 20
+	fetchMemory  = 32 << 20
+	fetchShare   = 16 << 20
+)
+
+const (
+	memoryPatience = 30 * time.Second // how long an upload waits for memory before it is told busy
+	slowGrace      = 30 * time.Second // a body may take this long ...
+	slowRate       = 8 << 10          // ... and the time for its size at this many bytes a second
+	headerPatience = 20 * time.Second
+	idlePatience   = 3 * time.Minute
+	drainPatience  = 20 * time.Second // for requests under way when the service is told to end
+	maxConnections = 1024
+	maxHeader      = 16 << 10
+)
+
+// Config says what a Server serves. Every field but Log is required.
+type Config struct {
+	Journal  *journal.Journal
+	Identity *identity.Identity
+	Log      *slog.Logger // nil discards
+}
+
+// Server answers clients. It is safe for concurrent use.
+type Server struct {
+	j   *journal.Journal
+	id  *identity.Identity
+	log *slog.Logger
+
+	uploads, fetches *budget
+	ending           atomic.Bool // told to end: takes nothing new
+
+	mu       sync.Mutex
+	sessions map[holdfast.SessionID]*session
+	// created says which vault a connection key created since this process began: one is enough, and
+	// more would be a way to fill the journal for nothing.
+	created map[[32]byte]holdfast.VaultID
+}
+
+// New returns a Server.
+func New(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{
+		j: cfg.Journal, id: cfg.Identity, log: cfg.Log,
+		uploads:  newBudget(uploadMemory, uploadShare),
+		fetches:  newBudget(fetchMemory, fetchShare),
+		sessions: map[holdfast.SessionID]*session{},
+		created:  map[[32]byte]holdfast.VaultID{},
+	}
+}
+
+// State returns what the service is able to do at the moment.
+func (s *Server) State() wire.State {
+	switch {
+	case s.j.Err() != nil:
+		return wire.StateStopped
+	case s.ending.Load():
+		return wire.StateMaintenance
+	}
+	return wire.StateServing
+}
+
+// Sessions returns how many sessions are open.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+// Serve answers the clients that connect to l, which it closes, until ctx ends or the journal stops. Then
+// it takes nothing new, gives the requests under way a moment to end, and returns: nil after the end of
+// ctx, the journal's error otherwise.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	h2 := &http.HTTP2Config{
+		// What a client sends before its turn is kept unread. All streams together can hold that much,
+		// so that a batch whose turn has come is never stuck behind those that wait.
+		MaxConcurrentStreams:          32,
+		MaxReceiveBufferPerStream:     512 << 10,
+		MaxReceiveBufferPerConnection: 32 * 512 << 10,
+	}
+	srv := &http.Server{
+		Handler:           s.Handler(),
+		TLSConfig:         wire.ServerConfig(s.id.TLSKey()),
+		ReadHeaderTimeout: headerPatience,
+		IdleTimeout:       idlePatience,
+		MaxHeaderBytes:    maxHeader,
+		HTTP2:             h2,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.ServeTLS(limit(l, maxConnections), "", "") }()
+	var err error
+	select {
+	case err = <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	case <-s.j.Stopped():
+		err = s.j.Err()
+	}
+	s.ending.Store(true)
+	if err == nil {
+		s.j.Flush() // so that uploads under way learn soon that they are durable
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainPatience)
+	defer cancel()
+	if srv.Shutdown(patience) != nil {
+		srv.Close()
+	}
+	<-served
+	return err
+}
+
+// limit lets at most n connections of l be open at a time; more wait in the system's queue.
+func limit(l net.Listener, n int) net.Listener {
+	return &limited{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+}
+
+type limited struct {
+	net.Listener
+	slots  chan struct{}
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{Conn: c, slots: l.slots}, nil
+}
+
+func (l *limited) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type limitedConn struct {
+	net.Conn
+	once  sync.Once
+	slots chan struct{}
+}
+
+func (c *limitedConn) Close() error {
+	c.once.Do(func() { <-c.slots })
+	return c.Conn.Close()
+}
+
+// caller is who sent a request, as the acknowledged view knows the key of the connection.
+type caller struct {
+	key     [32]byte
+	account holdfast.AccountID
+	standing
+	machine view.Machine // where standing is enrolled
+}
+
+// standing says what the service knows a key as; each includes those before it.
+type standing int
+
+const (
+	unknown  standing = iota
+	redeemed          // has an account
+	enrolled          // is a machine of a vault
+)
+
+func (st standing) String() string {
+	return [...]string{"unknown", "account", "machine"}[st]
+}
+
+// identify finds out who sent a request. Rights are looked up for every request, so that a change acts
+// on connections that are open.
+func (s *Server) identify(r *http.Request) (c caller, err error) {
+	if c.key, err = wire.PeerKey(r.TLS); err != nil {
+		return c, err
+	}
+	v := s.j.Acked()
+	m, ok, err := v.MachineByTLS(c.key)
+	if err != nil {
+		return c, err
+	}
+	if ok {
+		c.standing, c.machine, c.account = enrolled, m, m.Account
+		return c, nil
+	}
+	c.account, ok, err = v.AccountByTLS(c.key)
+	if ok {
+		c.standing = redeemed
+	}
+	return c, err
+}
+
+// handler answers one request of a caller; its error becomes the refusal.
+type handler func(w http.ResponseWriter, r *http.Request, c caller) error
+
+// Handler returns the handler of all requests. It needs connections made with wire.ServerConfig.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, x := range []struct {
+		method, path string
+		need         standing
+		right        holdfast.Rights
+		h            handler
+	}{
+		{http.MethodGet, wire.PathHello, unknown, 0, s.hello},
+		{http.MethodPost, wire.PathRedeem, unknown, 0, s.redeem},
+		{http.MethodPost, wire.PathRecords, redeemed, 0, s.records},
+		{http.MethodGet, wire.PathHistory, enrolled, 0, s.history},
+		{http.MethodPost, wire.PathSession, enrolled, holdfast.RightWrite, s.open},
+		{http.MethodPost, wire.PathHave, enrolled, holdfast.RightWrite, s.have},
+		{http.MethodPost, wire.PathBlocks, enrolled, holdfast.RightWrite, s.blocks},
+		{http.MethodPost, wire.PathClose, enrolled, holdfast.RightWrite, s.close},
+		{http.MethodPost, wire.PathFetch, enrolled, holdfast.RightRead, s.fetch},
+		{http.MethodGet, wire.PathUsage, redeemed, 0, s.usage},
+	} {
+		mux.Handle(x.method+" "+x.path, s.checked(x.need, x.right, x.h))
+		mux.Handle(x.path, s.checked(unknown, 0, func(http.ResponseWriter, *http.Request, caller) error {
+			return refusal(wire.CodeBadRequest, "This request is made with %s.", x.method)
+		}))
+	}
+	mux.Handle("/", s.checked(unknown, 0, func(http.ResponseWriter, *http.Request, caller) error {
+		return refusal(wire.CodeNotFound, "There is no such request in version %d of the protocol.", holdfast.ProtocolVersion)
+	}))
+	return mux
+}
+
+// checked calls h for callers of that standing and with that right, and turns errors into answers.
+func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := &answer{ResponseWriter: w}
+		c, err := s.identify(r)
+		switch {
+		case err != nil:
+		case c.standing < need && c.standing == unknown:
+			err = refusal(wire.CodeUnknownKey, "This service does not know this machine's key; redeem a token first, or ask the owner to enrol it.")
+		case c.standing < need:
+			err = refusal(wire.CodeUnknownKey, "This machine's key has an account but is not enrolled in a vault.")
+		case c.standing == enrolled && !c.machine.Enrol.Rights.Has(right):
+			err = refusal(wire.CodeForbidden, "This machine may %s, but not %s.", c.machine.Enrol.Rights, right)
+		default:
+			err = h(out, r, c)
+		}
+		if err == nil {
+			return
+		}
+		e := s.explain(r, err)
+		if out.begun {
+			// Part of the answer is out: only a broken connection says that it is not whole.
+			panic(http.ErrAbortHandler)
+		}
+		if r.ProtoMajor == 1 {
+			// A client that is still sending might otherwise see a broken connection in place of the answer.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(slowGrace))
+			io.Copy(io.Discard, io.LimitReader(r.Body, holdfast.MaxBatch))
+		}
+		writeJSON(w, e.Code.Status(), e)
+	})
+}
+
+// answer remembers whether part of an answer was written.
+type answer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n')) // a client that is gone is its own concern
+	return nil
+}
+
+func writeBinary(w http.ResponseWriter, b []byte) error {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(b)
+	return nil
+}
+
+// body reads a whole body of at most limit bytes.
+func body(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, tooLarge(limit)
+	}
+	rc := http.NewResponseController(w)
+	rc.SetReadDeadline(time.Now().Add(slowGrace + time.Duration(limit)*time.Second/slowRate))
+	defer rc.SetReadDeadline(time.Time{})
+	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBody, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, tooLarge(limit)
+	}
+	return b, nil
+}
+
+// errBody reports a body that did not arrive whole.
+var errBody = errors.New("the request's body did not arrive whole")
+
+func tooLarge(limit int64) error {
+	return refusal(wire.CodeTooLarge, "The body of this request may have %d bytes at most.", limit)
+}
+
+// parseJSON decodes b; fields that it does not know are left for later versions.
+func parseJSON(b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return refusal(wire.CodeBadRequest, "The body is not the JSON of this request.")
+	}
+	return nil
+}
+
+// parseHex fills dst from exactly its number of lower-case hex digits.
+func parseHex(dst []byte, s, what string) error {
+	if len(s) == 2*len(dst) {
+		if _, err := hex.Decode(dst, []byte(s)); err == nil && hex.EncodeToString(dst) == s {
+			return nil
+		}
+	}
+	return refusal(wire.CodeBadRequest, "The %s is not %d lower-case hex digits.", what, 2*len(dst))
+}

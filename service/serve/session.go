@@ -1,0 +1,206 @@
+package serve
+
+import (
+	"net/http"
+	"time"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/service/view"
+	"holdfast/wire"
+)
+
+const (
+	sessionIdle = time.Hour      // after which a session is forgotten
+	keep        = 48 * time.Hour // JOURNAL 17: how long a block without references is promised to stay
+	maxSessions = 4096           // open at a time
+	maxPerKey   = 8              // of one machine; opening more forgets the one unused for longest
+)
+
+// session is one upload. It lives in this process only: no session survives it (JOURNAL 15).
+type session struct {
+	id     holdfast.SessionID
+	vault  holdfast.VaultID
+	group  holdfast.GroupID
+	signer holdfast.SignerID
+	turns  *turns
+
+	// Guarded by Server.mu.
+	ready bool  // its open record is durable
+	start int64 // journal time of its open record, ms
+	busy  int   // requests under way
+	used  time.Time
+}
+
+var errSessionGone = refusal(wire.CodeSessionGone, "That session is not open; open a new one and ask again what is there.")
+
+// open adds an open record to the history and opens its session once that is durable (JOURNAL 21). The
+// same record again is answered alike while the session lives.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, c caller) error {
+	rec, b, err := s.record(w, r, c)
+	if err != nil {
+		return err
+	}
+	if b.Type != history.TypeOpen {
+		return refusal(wire.CodeBadRequest, "This request takes the record that opens a session, not %s.", b.Type)
+	}
+	o, err := history.ParseOpen(b.Fields)
+	if err != nil {
+		return err
+	}
+	if err := s.taking(); err != nil {
+		return err
+	}
+	ses, fresh, err := s.enlist(c, o)
+	if err != nil {
+		return err
+	}
+	e, p, err := s.enter(r, rec)
+	if err == nil && p.known && fresh {
+		err = errSessionGone // of an earlier process
+	}
+	s.mu.Lock()
+	ses.busy--
+	if err != nil && fresh {
+		delete(s.sessions, ses.id)
+	}
+	if err == nil && !ses.ready {
+		ses.ready, ses.start = true, p.now
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return writeBinary(w, e.Append(nil))
+}
+
+// enlist finds the session of an open record or makes it, not yet ready, and marks it busy.
+func (s *Server) enlist(c caller, o history.Open) (ses *session, fresh bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if ses := s.sessions[o.Session]; ses != nil && ses.of(c) && ses.group == o.Group {
+		ses.busy++
+		ses.used = now
+		return ses, false, nil
+	} else if ses != nil {
+		return nil, false, refusal(wire.CodeBadRequest, "That session's identity is taken; choose a random one.")
+	}
+	var mine int
+	var oldest *session
+	for id, x := range s.sessions {
+		if x.busy > 0 {
+			if x.of(c) {
+				mine++
+			}
+			continue
+		}
+		if now.Sub(x.used) > sessionIdle {
+			delete(s.sessions, id)
+			continue
+		}
+		if x.of(c) {
+			mine++
+			if oldest == nil || x.used.Before(oldest.used) {
+				oldest = x
+			}
+		}
+	}
+	if mine >= maxPerKey {
+		if oldest == nil {
+			return nil, false, &wire.Error{Code: wire.CodeBusy, Message: "This machine has too many sessions open.", RetryAfter: 10}
+		}
+		delete(s.sessions, oldest.id)
+	}
+	if len(s.sessions) >= maxSessions {
+		return nil, false, &wire.Error{Code: wire.CodeBusy, Message: "Too many sessions are open; the service takes more in a while.", RetryAfter: 30}
+	}
+	ses = &session{
+		id: o.Session, vault: c.machine.Vault, group: o.Group, signer: c.machine.Signer,
+		turns: newTurns(), busy: 1, used: now,
+	}
+	s.sessions[ses.id] = ses
+	return ses, true, nil
+}
+
+// of reports whether the session is the caller's.
+func (ses *session) of(c caller) bool {
+	return ses.vault == c.machine.Vault && ses.signer == c.machine.Signer
+}
+
+// session finds the open session that the request's path names and marks it busy until the returned
+// function is called. It must be the caller's.
+func (s *Server) session(r *http.Request, c caller) (*session, func(), error) {
+	var id holdfast.SessionID
+	if err := parseHex(id[:], r.PathValue("sid"), "session in the path"); err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ses := s.sessions[id]
+	if ses == nil || !ses.ready || !ses.of(c) {
+		return nil, nil, errSessionGone
+	}
+	now := time.Now()
+	if ses.busy == 0 && now.Sub(ses.used) > sessionIdle {
+		delete(s.sessions, id)
+		return nil, nil, errSessionGone
+	}
+	ses.busy++
+	ses.used = now
+	return ses, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		ses.busy--
+		ses.used = time.Now()
+	}, nil
+}
+
+// close forgets a session. One that is not there was forgotten before.
+func (s *Server) close(w http.ResponseWriter, r *http.Request, c caller) error {
+	ses, end, err := s.session(r, c)
+	if err == nil {
+		end()
+		s.mu.Lock()
+		delete(s.sessions, ses.id)
+		s.mu.Unlock()
+	} else if err != errSessionGone {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// have says which blocks the session need not send (JOURNAL 17).
+func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
+	ses, end, err := s.session(r, c)
+	if err != nil {
+		return err
+	}
+	defer end()
+	b, err := body(w, r, 32*holdfast.MaxHave)
+	if err != nil {
+		return err
+	}
+	names, err := wire.ParseNames(b)
+	if err != nil {
+		return err
+	}
+	// Of acknowledged blocks only: one that is not durable yet can still be lost with this process.
+	v := s.j.Acked()
+	out := make([]byte, len(names))
+	for i, n := range names {
+		blk, ok, err := v.Block(ses.vault, ses.group, n)
+		if err != nil {
+			return err
+		}
+		if ok && promised(blk, ses.start) {
+			out[i] = 1
+		}
+	}
+	return writeBinary(w, out)
+}
+
+// promised reports whether a session that started at that journal time (ms) may rely on a live block.
+func promised(b view.Block, start int64) bool {
+	return b.Count > 0 || b.Since > start-keep.Milliseconds()
+}
