@@ -23,7 +23,7 @@
 // In data of one constant or of a short period, every position can be a candidate, and computing mac at
 // each would cost fifty times the rest. A position whose 64 bytes equal those at an earlier position of
 // the same chunk is no border, because the chunk would have ended at the earlier one. So the Chunker
-// remembers where it met a candidate last, and skips what repeats from there. This changes no border.
+// remembers where it met a candidate first, and skips what repeats from there. This changes no border.
 package chunk
 
 import (
@@ -181,7 +181,6 @@ func (t *Chunker) candidate(data []byte, p int, h uint64) int {
 	if m.chunk == t.chunks && m.gear == h {
 		q := int(m.pos)
 		if bytes.Equal(data[q-window:q], w) {
-			m.pos = int32(p)
 			n := matching(data[p:], data[q:])
 			// Every position up to p+n has the window of the one p-q before it, which was no border.
 			return min(p+n+1, len(data))

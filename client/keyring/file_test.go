@@ -169,6 +169,22 @@ func TestStrict(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	text = string(ownerFile().Encode())
+	fields := strings.Split(strings.TrimSpace(text[strings.Index(text, "holdfast-owner"):]), "\n")
+	fields = fields[:len(fields)-1]
+	if _, err := ParseOwner(resum(fields...)); err != nil {
+		t.Fatal(err)
+	}
+	words := fields[len(fields)-1]
+	for name, w := range map[string]string{
+		"capitals":    "words " + strings.ToUpper(words[6:]),
+		"two spaces":  strings.Replace(words, "words ", "words  ", 1),
+		"a word less": words[:strings.LastIndex(words, " ")],
+	} {
+		if _, err := ParseOwner(resum(append(fields[:len(fields)-1:len(fields)-1], w)...)); !errors.Is(err, ErrFile) {
+			t.Errorf("owner file, %s: %v", name, err)
+		}
+	}
 }
 
 func FuzzParse(f *testing.F) {

@@ -17,12 +17,14 @@ const maxWindow = 1 << 20
 // buffers hold compressed payloads while they are built or checked.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// One encoder and one decoder serve the process: each keeps at most as many states as there are
-// processors, and a call waits for a free one.
+// maxCoders bounds how many compress or decompress at a time: a state of the encoder is 1.5 MB and more.
+const maxCoders = 8
+
+// One encoder and one decoder serve the process; a call waits for a free state.
 var (
 	encoder = sync.OnceValue(func() *zstd.Encoder {
 		e, err := zstd.NewWriter(nil,
-			zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)),
+			zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), maxCoders)),
 			zstd.WithEncoderLevel(zstd.SpeedDefault),
 			zstd.WithWindowSize(maxWindow),
 			zstd.WithLowerEncoderMem(true),
@@ -34,7 +36,7 @@ var (
 	})
 	decoder = sync.OnceValue(func() *zstd.Decoder {
 		d, err := zstd.NewReader(nil,
-			zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
+			zstd.WithDecoderConcurrency(min(runtime.GOMAXPROCS(0), maxCoders)),
 			zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxMemory(holdfast.MaxPlain),
 			zstd.WithDecodeAllCapLimit(true)) // never beyond the length that the block states

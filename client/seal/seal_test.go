@@ -156,6 +156,7 @@ func TestSealRefuses(t *testing.T) {
 		{"no table", holdfast.KindTree, []byte("abc"), nil, nil, 0},
 		{"a short table", holdfast.KindTree, short, links[:2], nil, 0},
 		{"a table out of order", holdfast.KindTree, unsorted, links, nil, 0},
+		{"a table and links out of order", holdfast.KindTree, unsorted, []holdfast.Name{links[1], links[1], links[2]}, nil, 0},
 		{"frames too short", holdfast.KindPack, plain, nil, []int{1, 2}, 0},
 		{"frames too long", holdfast.KindPack, plain, nil, []int{len(plain), 1}, 0},
 		{"a negative frame", holdfast.KindPack, plain, nil, []int{len(plain), -1, 1}, 0},
@@ -333,6 +334,8 @@ func TestHostileWriter(t *testing.T) {
 	var scratch []byte
 	bomb := bytes.Clone(compress(&scratch, zeros, nil))
 	packed := bytes.Clone(compress(&scratch, plain, nil))
+	noise := random(1, 1000)
+	longer := encoder().EncodeAll(noise, nil) // a good frame that should have stayed raw
 	good := innerOf(uint32(len(plain)), codecRaw, plain)
 	padded := append(bytes.Clone(good), make([]byte, Padme(len(good)+1)-len(good))...)
 	dirty := bytes.Clone(good)
@@ -358,7 +361,7 @@ func TestHostileWriter(t *testing.T) {
 		"raw shorter":            {plain, innerOf(uint32(len(plain)+1), codecRaw, plain)},
 		"raw longer":             {plain, innerOf(uint32(len(plain)-1), codecRaw, plain)},
 		"unknown codec":          {plain, innerOf(uint32(len(plain)), 2, plain)},
-		"packed but not shorter": {plain, innerOf(uint32(len(plain)), codecZstd, plain)},
+		"packed but not shorter": {noise, innerOf(uint32(len(noise)), codecZstd, longer)},
 		"not frames":             {plain, innerOf(uint32(len(plain)), codecZstd, plain[:100])},
 		"frames cut off":         {plain, innerOf(uint32(len(plain)), codecZstd, packed[:len(packed)-1])},
 		"a byte behind frames":   {plain, innerOf(uint32(len(plain)), codecZstd, append(bytes.Clone(packed), 0))},
