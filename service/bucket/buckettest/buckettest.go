@@ -156,9 +156,17 @@ func testList(t *testing.T, b bucket.Bucket) {
 
 func testListPages(t *testing.T, b bucket.Bucket) {
 	const n = 2*bucket.MaxList + 1
-	for i := range n {
-		must(t, b.Put(t.Context(), fmt.Sprintf("p/%02d/%02d", i/50, i%50), nil))
+	var wg sync.WaitGroup
+	for w := range 16 {
+		wg.Go(func() {
+			for i := w; i < n; i += 16 {
+				if err := b.Put(t.Context(), fmt.Sprintf("p/%02d/%02d", i/50, i%50), nil); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
+	wg.Wait()
 	if page, err := b.List(t.Context(), "p/", "", n); err != nil || len(page) != bucket.MaxList {
 		t.Fatalf("a page of %d, %v; want %d", len(page), err, bucket.MaxList)
 	}

@@ -337,7 +337,7 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, err
 }
 
 // List implements bucket.Bucket. For each page it reads whole every directory that prefix and after leave
-// in question: 25 ms for one of 65,000 segments, a terabyte.
+// in question: 60 ms for one of 65,000 segments, a terabyte.
 func (b *Bucket) List(ctx context.Context, prefix, after string, max int) ([]bucket.Object, error) {
 	if max <= 0 || max > bucket.MaxList {
 		max = bucket.MaxList
@@ -354,10 +354,15 @@ func (b *Bucket) list(ctx context.Context, at, prefix, after string, max int, ou
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	es, err := os.ReadDir(b.path(at))
+	d, err := os.Open(b.path(at))
 	if errors.Is(err, fs.ErrNotExist) && at != "" {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	es, err := d.ReadDir(-1)
+	d.Close()
 	if err != nil {
 		return err
 	}
