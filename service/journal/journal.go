@@ -1,18 +1,43 @@
-// Package journal appends to the one journal of a cell, makes it durable in the bucket and recovers it.
+// Package journal appends records and blocks to the one journal of a cell, makes them durable in the
+// bucket, acknowledges them, and recovers the view of them. docs/format/4-journal.md states the rules;
+// where a line of code keeps one of them, its number is beside it.
+//
+// The life of a record: Append validates it against everything sequenced before it and puts it into the
+// segment that is being filled (append.go). That segment is sealed when it is large or old enough or
+// somebody waits for it; commit takes it from there to its acknowledgement and is the one function to read
+// first (commit.go). Open claims the cell, finds out what the journal is, and replays it (recover.go).
 package journal
 
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"holdfast"
-	"holdfast/history"
 	"holdfast/service/bucket"
 	"holdfast/service/segment"
 	"holdfast/service/view"
+)
+
+// How long the journal gathers, and how much it has pending.
+const (
+	// maxAge is how long a record waits for company before its segment is sealed.
+	maxAge = 5 * time.Second
+	// flushEvery is the least time between two seals that somebody waits for (JOURNAL 15).
+	flushEvery = 250 * time.Millisecond
+	// maxPending bounds the segments that are sealed and not acknowledged. Beyond it Append waits: memory
+	// is bounded by the segments pending and the one being filled.
+	maxPending = 3
+	// maxPuts bounds the segments on their way to the bucket at one time.
+	maxPuts = 2
+	// maxAppend bounds what one Append adds, in bytes; what is added to a segment below its target size then
+	// always fits.
+	maxAppend = 24 << 20
 )
 
 // Config says which journal, where.
@@ -33,18 +58,58 @@ var (
 	// ErrStopped is wrapped by everything after the journal stopped, with the cause: nothing more will be
 	// acknowledged until the process starts anew.
 	ErrStopped = errors.New("the journal has stopped")
+	// ErrClosed is wrapped, beside ErrStopped, by everything after Close.
+	ErrClosed = errors.New("the journal is closed")
 	// ErrLost reports that another process owns the cell now. It is final (JOURNAL 5).
 	ErrLost = errors.New("another process has taken this cell over")
 	// ErrOwned reports that the cell belongs to another host and Config.Takeover is not set.
-	ErrOwned = errors.New("the cell belongs to another host")
-	// ErrDamaged reports bytes in the bucket that fail their checksum twice.
-	ErrDamaged = errors.New("damaged in the bucket")
+	ErrOwned = errors.New("the cell belongs to another host; if that one is gone for good, take the cell over with --takeover")
+	// ErrDamaged reports bytes in the bucket, or a view, that fail their checks twice.
+	ErrDamaged = errors.New("damaged")
+	// ErrContradiction reports that the bucket does not show what was once acknowledged, or shows two
+	// contents for one thing. Nothing is written until a person has looked.
+	ErrContradiction = errors.New("the bucket contradicts what was acknowledged")
 	// ErrTooLarge reports a call of Append that adds more than one segment can take.
 	ErrTooLarge = errors.New("too much for one append")
 )
 
 // Journal is an open journal. It is safe for concurrent use.
-type Journal struct{}
+//
+// When mu is free: overlay is the view of everything in queue and cur, in that order, above store; queue
+// holds the sealed segments that are not acknowledged, oldest first, each with a commit at work; every
+// record in cur was accepted by view.Apply after all of queue; pos, prev and time are those of the newest
+// sealed segment (of the newest acknowledged one if queue is empty), except that time also covers cur.
+type Journal struct {
+	cfg    Config
+	log    *slog.Logger
+	logPub ed25519.PublicKey
+	claim  segment.Claim // ours
+	mine   []byte        // its encoding, as the epoch object must read
+	store  *view.Store   // acknowledged segments only (JOURNAL 10)
+	info   Info
+
+	ctx     context.Context // ends when the journal stops
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // commits
+	slots   chan struct{}  // holds a token for every Put at work
+	stopped chan struct{}
+
+	mu        sync.RWMutex
+	overlay   *view.Overlay
+	cur       *pending
+	queue     []*pending
+	pos       segment.Position
+	prev      [32]byte
+	time      int64 // ms
+	acked     segment.Position
+	wanted    bool      // somebody waits for cur
+	closing   bool      // cur is sealed without regard to flushEvery; nothing is appended any more
+	lastFlush time.Time // last seal that somebody waited for
+	timer     *time.Timer
+	room      chan struct{} // closed when cur was replaced
+	free      []*segment.Builder
+	err       error // why it stopped; wraps ErrStopped
+}
 
 // Info says what Open did.
 type Info struct {
@@ -55,111 +120,149 @@ type Info struct {
 	Duration time.Duration // from the beginning of Open
 }
 
-// Open claims the cell, recovers the view and returns a journal that accepts records.
-func Open(ctx context.Context, cfg Config) (*Journal, error) { panic("not yet") }
-
 // Info says what Open did.
-func (j *Journal) Info() Info { panic("not yet") }
+func (j *Journal) Info() Info { return j.info }
 
-// Tx collects what one call of Append adds. It is valid only inside that call.
-type Tx struct{}
+// Open claims the cell, recovers the view and returns a journal that accepts records. Besides I/O errors it
+// returns ErrOwned, ErrLost (to a claim that came after ours), ErrContradiction or ErrDamaged.
+func Open(ctx context.Context, cfg Config) (*Journal, error) { return open(ctx, cfg, false) }
 
-// Now returns the journal time of everything in this transaction, ms since 1970. A history entry that
-// the caller stamps itself must carry exactly Now()*1e6 as its time; History does that.
-func (t *Tx) Now() int64 { panic("not yet") }
+// open is Open; fresh makes the view anew even if it is of use.
+func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
+	began := time.Now()
+	j := &Journal{
+		cfg: cfg, log: cfg.Log, logPub: cfg.LogKey.Public().(ed25519.PublicKey),
+		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}),
+	}
+	if j.log == nil {
+		j.log = slog.New(slog.DiscardHandler)
+	}
+	j.ctx, j.cancel = context.WithCancel(context.Background())
+	ok := false
+	defer func() {
+		if !ok {
+			j.cancel()
+			if j.store != nil {
+				j.store.Close()
+			}
+		}
+	}()
+	var err error
+	if j.store, err = openStore(cfg, j.log); err != nil {
+		return nil, err
+	}
 
-// Reader returns the view with everything sequenced before and in this transaction.
-func (t *Tx) Reader() view.Reader { panic("not yet") }
+	// Claim, then list, then write the takeover record (JOURNAL 4). A crash after the claim costs an epoch
+	// number and nothing else: the next start claims the next.
+	if err := j.claimCell(ctx); err != nil {
+		return nil, fmt.Errorf("claim cell %s: %w", cfg.Cell, err)
+	}
+	chain, err := j.findChain(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	takeover, err := j.takeOver(ctx, chain)
+	if err != nil {
+		return nil, fmt.Errorf("take over epoch %d: %w", j.claim.Epoch, err)
+	}
+	// Our takeover record is acknowledged, and with it everything that it accepts: only now the view may
+	// contain the last segments of our predecessor (JOURNAL 10). A crash here is a crash at any other time.
+	if err := j.catchUp(ctx, chain, takeover, fresh); err != nil {
+		return nil, fmt.Errorf("replay journal: %w", err)
+	}
 
-// Stored adds a sealed block. It returns view.ErrDuplicate for a block that the group has already, a
-// *view.MissingError, or view.ErrNoSession; after those errors the transaction can go on without it.
-func (t *Tx) Stored(sid holdfast.SessionID, name holdfast.Name, kind holdfast.Kind, links []holdfast.Name, sealed []byte) error {
-	panic("not yet")
+	st, err := j.Acked().Stats()
+	if err != nil {
+		return nil, err
+	}
+	j.overlay = view.NewOverlay(j.store)
+	j.pos, j.prev, j.time, j.acked = st.Position, st.Hash, st.Time, st.Position
+	j.cur = j.newPending()
+	j.timer = time.AfterFunc(maxAge, j.tick)
+	j.info.Epoch, j.info.Duration = j.claim.Epoch, time.Since(began)
+	j.log.Info("journal open", "position", j.pos, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
+	ok = true
+	return j, nil
 }
-
-// Record adds a record; a refusal (see view.Apply) leaves the transaction as it was.
-func (t *Tx) Record(rec segment.Record) error { panic("not yet") }
-
-// History stamps r as the next record of its vault, adds it and returns the entry. For a genesis record
-// the vault is the record's ID. It returns view.ErrDuplicate if the record is there already (see
-// view.Reader.Record), a *history.StaleError, or another refusal of view.Apply.
-func (t *Tx) History(r history.Record) (history.Entry, error) { panic("not yet") }
-
-// Ticket stands for the durability of what an Append added, and of everything that it could see.
-type Ticket struct{}
-
-// Wait returns nil once everything is acknowledged (JOURNAL 3), or an error that wraps ErrStopped or
-// is that of ctx. After an error it is unknown whether it is durable.
-func (t *Ticket) Wait(ctx context.Context) error { panic("not yet") }
-
-// Done is closed once everything is acknowledged; it stays open if the journal stops before.
-func (t *Ticket) Done() <-chan struct{} { panic("not yet") }
-
-// Append runs fn alone in the sequencer and adds what it adds to its Tx, all of it or, if fn returns an
-// error, nothing. fn must be quick and must not call the journal. It waits while too much is pending. Its
-// error is that of fn, of ctx, or wraps ErrStopped.
-func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, error) {
-	panic("not yet")
-}
-
-// Flush makes what was appended durable soon instead of after a few seconds: at once, but at most once in
-// 250 ms. It does not wait.
-func (j *Journal) Flush() { panic("not yet") }
 
 // Acked returns the view of acknowledged segments.
-func (j *Journal) Acked() view.Reader { panic("not yet") }
+func (j *Journal) Acked() view.Reader { return view.NewReader(j.store) }
 
 // Sequenced calls fn with the view of everything appended, acknowledged or not. fn must be quick and
 // must neither keep the Reader nor call the journal.
-func (j *Journal) Sequenced(fn func(view.Reader) error) error { panic("not yet") }
-
-// ReadBlock returns the sealed bytes of an acknowledged block. It verifies the checksum and reads once
-// more before it returns an error that wraps ErrDamaged.
-func (j *Journal) ReadBlock(ctx context.Context, b view.Block) ([]byte, error) { panic("not yet") }
-
-// Read is the result of reading one block.
-type Read struct {
-	Sealed []byte
-	Err    error
+func (j *Journal) Sequenced(fn func(view.Reader) error) error {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return fn(view.NewReader(j.overlay))
 }
-
-// ReadBlocks reads blocks of one segment, ascending by Off, with one request that spans all of them; the
-// caller chooses them so that the span, gaps included, is what it wants to hold. One result a block, with
-// errors as ReadBlock's. It panics if the blocks are of different segments or not in order.
-func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read { panic("not yet") }
 
 // Position returns the newest acknowledged segment.
-func (j *Journal) Position() segment.Position { panic("not yet") }
-
-// Digest returns the hash of all journal-derived rows of the acknowledged view, and its position.
-func (j *Journal) Digest(ctx context.Context) ([32]byte, segment.Position, error) { panic("not yet") }
-
-// Stopped is closed when the journal stops by itself; Err says why.
-func (j *Journal) Stopped() <-chan struct{} { panic("not yet") }
-
-// Err returns why the journal stopped, or nil.
-func (j *Journal) Err() error { panic("not yet") }
-
-// Close flushes, waits until everything is acknowledged or ctx ends, and stops.
-func (j *Journal) Close(ctx context.Context) error { panic("not yet") }
-
-// Report is what Rebuild and Check found.
-type Report struct {
-	Position segment.Position
-	Digest   [32]byte
-	Segments int
-	Records  int
-	Blocks   int   // whose checksum was verified
-	Bytes    int64 // of them
-	Duration time.Duration
+func (j *Journal) Position() segment.Position {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return j.acked
 }
 
-// Rebuild makes the view in cfg.Dir anew from the bucket, without claiming the cell.
-func Rebuild(ctx context.Context, cfg Config) (Report, error) { panic("not yet") }
+// Digest returns the hash of all journal-derived rows of the acknowledged view, and its position.
+func (j *Journal) Digest(ctx context.Context) ([32]byte, segment.Position, error) {
+	return j.store.Digest(ctx)
+}
 
-// Check compares the view in cfg.Dir with one rebuilt from the bucket and verifies the checksum of every
-// block; no Journal may be open on that view. progress, unless nil, is called with bytes read so far. The
-// error wraps ErrDamaged if something is wrong and names the first such thing.
-func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (Report, error) {
-	panic("not yet")
+// Stopped is closed when the journal stops, by itself or by Close; Err says why.
+func (j *Journal) Stopped() <-chan struct{} { return j.stopped }
+
+// Err returns why the journal stopped, or nil.
+func (j *Journal) Err() error {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return j.err
+}
+
+// stop ends the journal for good: nothing is acknowledged from here on. The first cause stays.
+func (j *Journal) stop(cause error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.stopLocked(cause)
+}
+
+// stopLocked is stop with mu held.
+func (j *Journal) stopLocked(cause error) {
+	if j.err != nil {
+		return
+	}
+	j.err = fmt.Errorf("%w: %w", ErrStopped, cause)
+	j.timer.Stop()
+	j.cancel()
+	close(j.stopped)
+	if !errors.Is(cause, ErrClosed) {
+		j.log.Error("journal stopped", "err", cause)
+	}
+}
+
+// Close flushes, waits until everything is acknowledged or ctx ends, and stops. Everything that fails
+// from then on wraps ErrClosed, Acked's answers included.
+func (j *Journal) Close(ctx context.Context) error {
+	j.mu.Lock()
+	j.closing = true
+	j.maybeSeal()
+	t := j.ticket()
+	j.mu.Unlock()
+	err := t.Wait(ctx)
+	if errors.Is(err, ErrClosed) {
+		err = nil // closed before
+	}
+	j.stop(ErrClosed)
+	j.work.Wait()
+	return errors.Join(err, j.store.Close())
+}
+
+// random returns n random bytes' worth of b.
+func random[T [8]byte | [16]byte]() (b T) {
+	switch p := any(&b).(type) {
+	case *[8]byte:
+		rand.Read(p[:])
+	case *[16]byte:
+		rand.Read(p[:])
+	}
+	return b
 }

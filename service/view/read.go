@@ -1,8 +1,12 @@
 package view
 
 import (
+	"fmt"
+	"math/bits"
+
 	"holdfast"
 	"holdfast/history"
+	"holdfast/internal/enc"
 	"holdfast/service/segment"
 )
 
@@ -15,49 +19,147 @@ func NewReader(rows Getter) Reader { return Reader{rows} }
 
 // Block returns where a block of a group is.
 func (r Reader) Block(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name) (Block, bool, error) {
-	panic("not yet")
+	n, ok, err := loadGroup(r.rows, v, g)
+	if err != nil || !ok {
+		return Block{}, false, err
+	}
+	k := blockKey(rowBlock, n, name)
+	return loadBlock(r.rows, k[:])
+}
+
+// Links returns the links of a block of a group; none if there is no such block.
+func (r Reader) Links(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name) ([]holdfast.Name, error) {
+	n, ok, err := loadGroup(r.rows, v, g)
+	if err != nil || !ok {
+		return nil, err
+	}
+	k := blockKey(rowLinks, n, name)
+	var links []holdfast.Name
+	_, err = load(r.rows, k[:], func(rd *enc.Reader) {
+		links = make([]holdfast.Name, rd.Len()/32)
+		for i := range links {
+			rd.Fixed(links[i][:])
+		}
+	})
+	return links, err
 }
 
 // Segment returns the segment at pos.
-func (r Reader) Segment(pos segment.Position) (Segment, bool, error) { panic("not yet") }
+func (r Reader) Segment(pos segment.Position) (Segment, bool, error) { return loadSegment(r.rows, pos) }
 
 // MachineByTLS returns the machine that a connection key is enrolled for.
-func (r Reader) MachineByTLS(key [32]byte) (Machine, bool, error) { panic("not yet") }
+func (r Reader) MachineByTLS(key [32]byte) (Machine, bool, error) {
+	t, ok, err := loadTLS(r.rows, key)
+	if err != nil || !ok || t.vault == (holdfast.VaultID{}) {
+		return Machine{}, false, err
+	}
+	return r.Signer(t.vault, t.signer)
+}
 
 // AccountByTLS returns the account of a connection key that redeemed a token or is enrolled.
-func (r Reader) AccountByTLS(key [32]byte) (holdfast.AccountID, bool, error) { panic("not yet") }
+func (r Reader) AccountByTLS(key [32]byte) (holdfast.AccountID, bool, error) {
+	t, ok, err := loadTLS(r.rows, key)
+	return t.account, ok, err
+}
 
 // Account returns an account.
-func (r Reader) Account(id holdfast.AccountID) (Account, bool, error) { panic("not yet") }
+func (r Reader) Account(id holdfast.AccountID) (Account, bool, error) {
+	name, err := r.rows.Get(key(rowAccount, id[:]))
+	if err != nil || name == nil {
+		return Account{}, false, err
+	}
+	return Account{id, string(name)}, true, nil
+}
 
 // AccountByName returns the account of that name.
-func (r Reader) AccountByName(name string) (Account, bool, error) { panic("not yet") }
+func (r Reader) AccountByName(name string) (Account, bool, error) {
+	var id holdfast.AccountID
+	ok, err := load(r.rows, key(rowAccountName, []byte(name)), func(rd *enc.Reader) { rd.Fixed(id[:]) })
+	if err != nil || !ok {
+		return Account{}, false, err
+	}
+	return Account{id, name}, true, nil
+}
 
 // Usage returns what an account stores, with the integral carried on to the journal time now (ms).
-func (r Reader) Usage(id holdfast.AccountID, now int64) (Usage, error) { panic("not yet") }
+func (r Reader) Usage(id holdfast.AccountID, now int64) (Usage, error) {
+	u, err := loadUsage(r.rows, id)
+	u.advance(now)
+	return u, err
+}
+
+// advance carries the integral on to now, if that is later.
+func (u *Usage) advance(now int64) {
+	if now <= u.AsOf {
+		return
+	}
+	hi, lo := bits.Mul64(u.Bytes, uint64(now-u.AsOf))
+	var carry uint64
+	u.Lo, carry = bits.Add64(u.Lo, lo, 0)
+	u.Hi, _ = bits.Add64(u.Hi, hi, carry)
+	u.AsOf = now
+}
 
 // Token returns the token with the hash of a secret (wire.HashSecret).
-func (r Reader) Token(hash [32]byte) (Token, bool, error) { panic("not yet") }
+func (r Reader) Token(hash [32]byte) (Token, bool, error) { return loadToken(r.rows, hash) }
 
 // Vault returns a vault.
-func (r Reader) Vault(id holdfast.VaultID) (Vault, bool, error) { panic("not yet") }
+func (r Reader) Vault(id holdfast.VaultID) (Vault, bool, error) { return loadVault(r.rows, id) }
 
 // Signer returns the machine of a vault that signs as signer.
 func (r Reader) Signer(v holdfast.VaultID, signer holdfast.SignerID) (Machine, bool, error) {
-	panic("not yet")
+	m, ok, err := loadMachine(r.rows, v, signer)
+	if err != nil || !ok {
+		return Machine{}, false, err
+	}
+	t, ok, err := loadTLS(r.rows, m.Enrol.TLSKey)
+	if err == nil && !ok {
+		err = fmt.Errorf("machine %s: %w: its connection key is not there", signer, ErrDamaged)
+	}
+	return Machine{v, t.account, signer, m.Enrol, m.Chain}, err == nil, err
 }
 
 // Session returns a session.
-func (r Reader) Session(id holdfast.SessionID) (Session, bool, error) { panic("not yet") }
+func (r Reader) Session(id holdfast.SessionID) (Session, bool, error) { return loadSession(r.rows, id) }
 
 // History returns the entries of a vault from number after+1 on, encoded one after another: as many as
 // fit into max bytes, but at least one if there is one.
-func (r Reader) History(v holdfast.VaultID, after uint64, max int) ([]byte, error) { panic("not yet") }
+func (r Reader) History(v holdfast.VaultID, after uint64, max int) ([]byte, error) {
+	var out []byte
+	for n := after + 1; n != 0; n++ {
+		raw, err := r.rows.Get(key(rowHistory, v[:], u64(n)))
+		if err != nil {
+			return nil, err
+		}
+		if raw == nil || len(out) > 0 && len(out)+len(raw) > max {
+			break
+		}
+		out = append(out, raw...)
+	}
+	return out, nil
+}
 
 // Record returns the entry of the record with that identity.
 func (r Reader) Record(id holdfast.RecordID) (holdfast.VaultID, history.Entry, bool, error) {
-	panic("not yet")
+	var v holdfast.VaultID
+	var n uint64
+	var e history.Entry
+	ok, err := load(r.rows, key(rowRecord, id[:]), func(rd *enc.Reader) {
+		rd.Fixed(v[:])
+		n = rd.U64()
+	})
+	if err != nil || !ok {
+		return v, e, false, err
+	}
+	ok, err = load(r.rows, key(rowHistory, v[:], u64(n)), func(rd *enc.Reader) { e = history.ReadEntry(rd) })
+	if err == nil && !ok {
+		err = fmt.Errorf("record %s: %w: its entry is not there", id, ErrDamaged)
+	}
+	return v, e, err == nil, err
 }
 
-// Stats returns the totals of the cell.
-func (r Reader) Stats() (Stats, error) { panic("not yet") }
+// Stats returns the totals of the cell; all zero before its first segment.
+func (r Reader) Stats() (Stats, error) {
+	m, _, err := loadMeta(r.rows)
+	return Stats{m.pos, m.hash, m.time, m.segments, m.blocks, m.bytes}, err
+}

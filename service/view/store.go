@@ -1,4 +1,221 @@
 package view
 
-// Store keeps the rows of acknowledged segments in an embedded database.
-type Store struct{}
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"holdfast"
+	"holdfast/service/segment"
+)
+
+// What the database may use of memory, bytes.
+const (
+	cacheSize    = 32 << 20
+	memTableSize = 8 << 20
+	memTables    = 3
+	openFiles    = 256
+)
+
+// Store keeps the rows of acknowledged segments (JOURNAL 10) in an embedded database. It is safe for
+// concurrent use, except that there is one caller of Commit and Clear.
+//
+// A Commit is atomic and comes after all earlier ones, but is not synced: the view is derived, so that a
+// power cut may take it back to an earlier segment, from where recovery replays. It never is ahead.
+type Store struct {
+	mu     sync.RWMutex // held for reading by whoever uses db
+	closed bool
+	cache  *pebble.Cache
+	db     *pebble.DB
+}
+
+// ErrClosed reports the use of a Store after its Close.
+var ErrClosed = errors.New("the view is closed")
+
+// Open opens the store in dir, which is made if it is absent. The error wraps ErrDamaged if what is in dir
+// is of no use and should be removed.
+func Open(dir string) (*Store, error) { return open(vfs.Default, dir) }
+
+// OpenMem returns an empty store in memory.
+func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view") }
+
+func open(fs vfs.FS, dir string) (*Store, error) {
+	cache := pebble.NewCache(cacheSize)
+	opts := &pebble.Options{
+		Cache:                       cache,
+		FS:                          fs,
+		FormatMajorVersion:          pebble.FormatNewest,
+		Logger:                      logger{},
+		MaxOpenFiles:                openFiles,
+		MemTableSize:                memTableSize,
+		MemTableStopWritesThreshold: memTables,
+	}
+	for i := range opts.Levels {
+		// Most look-ups during a backup are for blocks that are not there.
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		cache.Unref()
+		// An error of the operating system (no permission, no space, locked by another process) says nothing
+		// about the rows; a file that should be there and is not does.
+		var no syscall.Errno
+		if errors.As(err, &no) && no != syscall.ENOENT {
+			return nil, fmt.Errorf("open view %s: %w", dir, err)
+		}
+		return nil, fmt.Errorf("open view %s: %w: %w", dir, ErrDamaged, err)
+	}
+	s := &Store{cache: cache, db: db}
+	if _, _, err := loadMeta(s); err != nil {
+		return nil, errors.Join(fmt.Errorf("open view %s: %w", dir, err), s.Close())
+	}
+	return s, nil
+}
+
+// logger is deaf to the database's chatter. What the database calls fatal (it cannot write) stops the
+// process: going on would answer from rows that no longer follow the journal.
+type logger struct{}
+
+func (logger) Infof(string, ...any)           {}
+func (logger) Errorf(string, ...any)          {}
+func (logger) Fatalf(format string, a ...any) { panic("view: " + fmt.Sprintf(format, a...)) }
+
+// Close releases the store. Readers over it fail with ErrClosed from then on.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := s.db.Close()
+	s.cache.Unref()
+	if err != nil {
+		return fmt.Errorf("close view: %w", err)
+	}
+	return nil
+}
+
+// Get is part of Getter.
+func (s *Store) Get(key []byte) ([]byte, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	v, closer, err := s.db.Get(key)
+	if err == pebble.ErrNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read view: %w", err)
+	}
+	out := slices.Clone(v)
+	if err := closer.Close(); err != nil {
+		return nil, fmt.Errorf("read view: %w", err)
+	}
+	return out, nil
+}
+
+// Position returns the cell, the newest segment and its hash; all zero before the first.
+func (s *Store) Position() (holdfast.CellID, segment.Position, [32]byte, error) {
+	m, _, err := loadMeta(s)
+	return m.cell, m.pos, m.hash, err
+}
+
+// Commit writes what the layer changed, all of it or nothing.
+func (s *Store) Commit(l *Layer) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	b := s.db.NewBatchWithSize(l.size + 16*len(l.rows))
+	defer b.Close()
+	for k, v := range l.rows {
+		var err error
+		if v == nil {
+			err = b.Delete([]byte(k), nil)
+		} else {
+			op := b.SetDeferred(len(k), len(v))
+			copy(op.Key, k)
+			copy(op.Value, v)
+			err = op.Finish()
+		}
+		if err != nil {
+			return fmt.Errorf("write view: %w", err)
+		}
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("write view: %w", err)
+	}
+	return nil
+}
+
+// Clear removes all rows.
+func (s *Store) Clear() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if err := s.db.DeleteRange([]byte{0}, []byte{0xff}, pebble.Sync); err != nil {
+		return fmt.Errorf("clear view: %w", err)
+	}
+	return nil
+}
+
+// Digest returns SHA-256 over every row that is a function of the journal, in order of their keys: u32
+// length and key, u32 length and value. Two views of one prefix of one journal have the same digest,
+// however they were made (JOURNAL 13). It also returns the position of the rows that it hashed.
+func (s *Store) Digest(ctx context.Context) ([32]byte, segment.Position, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return [32]byte{}, segment.Position{}, ErrClosed
+	}
+	// An iterator sees the rows of one moment, whatever is committed meanwhile.
+	it, err := s.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{rowLocal + 1}})
+	if err != nil {
+		return [32]byte{}, segment.Position{}, fmt.Errorf("digest view: %w", err)
+	}
+	var pos segment.Position
+	h := sha256.New()
+	buf := make([]byte, 0, 64<<10)
+	for ok, n := it.First(), 0; ok && err == nil; ok, n = it.Next(), n+1 {
+		k, v := it.Key(), it.Value()
+		buf = binary.BigEndian.AppendUint32(buf, uint32(len(k)))
+		buf = append(buf, k...)
+		buf = binary.BigEndian.AppendUint32(buf, uint32(len(v)))
+		buf = append(buf, v...)
+		if len(k) == 1 && k[0] == rowMeta {
+			var m meta
+			m, _, err = loadMeta(oneRow(slices.Clone(v)))
+			pos = m.pos
+		}
+		if len(buf) > 32<<10 {
+			h.Write(buf)
+			buf = buf[:0]
+			err = errors.Join(err, ctx.Err())
+		}
+	}
+	h.Write(buf)
+	if err = errors.Join(err, it.Close()); err != nil {
+		return [32]byte{}, segment.Position{}, fmt.Errorf("digest view: %w", err)
+	}
+	return [32]byte(h.Sum(nil)), pos, nil
+}
+
+// oneRow answers every Get with itself.
+type oneRow []byte
+
+func (r oneRow) Get([]byte) ([]byte, error) { return r, nil }

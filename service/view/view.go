@@ -17,7 +17,7 @@
 //	'k' TLS key 32          account 16, vault 32, signer 32: zeros until the key is enrolled in a vault
 //	'l' group u32, name 32  links of a block that has some, 32 bytes each
 //	'm'                     version u8, cell 8, epoch u64, seq u64, hash 32, time i64, segments u64, blocks u64,
-//	                        bytes u64, next group u32: where the journal stands
+//	                        bytes u64, next group u32, closed epochs u32: where the journal stands
 //	'p' vault 32, signer 32 chain seq u64, chain prev 32, enrol fields
 //	'q' vault 32            genesis fields
 //	's' epoch u64, seq u64  hash 32, trailer u32, size u64, live blocks u32, live bytes u64

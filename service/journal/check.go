@@ -1,0 +1,184 @@
+package journal
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"holdfast/service/segment"
+	"holdfast/service/view"
+)
+
+// Report is what Rebuild and Check found.
+type Report struct {
+	Position segment.Position
+	Digest   [32]byte
+	Segments int
+	Records  int
+	Blocks   int   // whose checksum was verified
+	Bytes    int64 // of them
+	Duration time.Duration
+	// Problems says what is wrong, at most maxProblems of them.
+	Problems []string
+}
+
+const (
+	maxProblems = 100
+	// checkRead is how much Check reads of a segment at a time, bytes, give or take a block.
+	checkRead = 4 << 20
+)
+
+func logKey(cfg Config) ed25519.PublicKey { return cfg.LogKey.Public().(ed25519.PublicKey) }
+
+// Rebuild makes the view in cfg.Dir anew from the bucket alone. It is a start like any other, with a claim
+// of the cell and a takeover record, that does not use the view it finds, except that what that view
+// knows to be acknowledged must be in the bucket.
+func Rebuild(ctx context.Context, cfg Config) (Report, error) {
+	began := time.Now()
+	j, err := open(ctx, cfg, true)
+	if err != nil {
+		return Report{}, err
+	}
+	r := Report{Segments: j.info.Replayed + 1, Records: j.info.Records + 1}
+	r.Digest, r.Position, err = j.Digest(ctx)
+	err = errors.Join(err, j.Close(ctx))
+	r.Duration = time.Since(began)
+	return r, err
+}
+
+// Check compares the view in cfg.Dir with one rebuilt from the bucket beside it (JOURNAL 13), and reads
+// everything: each trailer, and each block against its checksum, those after the view's position included.
+// It claims nothing and writes nothing but a temporary view beside cfg.Dir. No Journal may be open on
+// cfg.Dir. progress, unless nil, is called now and then.
+//
+// The error wraps ErrDamaged if something is wrong; the report then says what.
+func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (Report, error) {
+	began := time.Now()
+	var r Report
+	problem := func(err error) {
+		if len(r.Problems) < maxProblems {
+			r.Problems = append(r.Problems, err.Error())
+		}
+	}
+	live, err := view.Open(cfg.Dir)
+	if err != nil {
+		return r, err
+	}
+	defer live.Close()
+	cell, pos, hash, err := live.Position()
+	if err != nil {
+		return r, err
+	}
+	if cell != cfg.Cell {
+		return r, fmt.Errorf("the view in %s is that of cell %s, not of %s", cfg.Dir, cell, cfg.Cell)
+	}
+	c, err := findChain(ctx, cfg, math.MaxUint64, func(c *chain) error {
+		if c.index(pos, hash) < 0 {
+			return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, pos)
+		}
+		return nil
+	})
+	if err != nil {
+		return r, fmt.Errorf("read journal: %w", err)
+	}
+
+	// The shadow: as much of the journal as the view contains, by the code that made the view.
+	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(cfg.Dir)), "check-")
+	if err != nil {
+		return r, fmt.Errorf("make a place for the second view: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	shadow, err := view.Open(tmp)
+	if err != nil {
+		return r, err
+	}
+	defer shadow.Close()
+	n := c.index(pos, hash) + 1
+	if r.Records, err = replay(ctx, cfg, shadow, c.segments[:n]); err != nil {
+		return r, fmt.Errorf("replay journal: %w", err)
+	}
+	r.Segments = n
+	want, _, err := shadow.Digest(ctx)
+	if err != nil {
+		return r, err
+	}
+	if r.Digest, r.Position, err = live.Digest(ctx); err != nil {
+		return r, err
+	}
+	if want != r.Digest {
+		problem(fmt.Errorf("the view is not what the bucket says at %s; rebuild it", pos))
+	}
+
+	// Every byte.
+	var done, total int64
+	for _, f := range c.segments {
+		total += f.size
+	}
+	err = eachTrailer(ctx, cfg.Bucket, c.segments, func(f found, t *segment.Trailer) error {
+		blocks, bytes, err := checkBlocks(ctx, cfg, f, t, problem)
+		r.Blocks += blocks
+		r.Bytes += bytes
+		if done += f.size; progress != nil {
+			progress(done, total)
+		}
+		return err
+	})
+	r.Duration = time.Since(began)
+	if err != nil {
+		return r, err
+	}
+	if len(r.Problems) > 0 {
+		return r, fmt.Errorf("%w: %s (and %d more)", ErrDamaged, r.Problems[0], len(r.Problems)-1)
+	}
+	return r, nil
+}
+
+// checkBlocks verifies the checksum of every block of a segment, a few MiB at a time.
+func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error)) (blocks int, bytes int64, err error) {
+	var list []segment.Stored
+	for _, r := range t.Records {
+		if s, ok := r.Record.(segment.Stored); ok {
+			list = append(list, s)
+		}
+	}
+	slices.SortFunc(list, func(a, b segment.Stored) int { return int(int64(a.Off) - int64(b.Off)) })
+	for len(list) > 0 {
+		from, to, n := int64(list[0].Off), int64(0), 0
+		for n < len(list) && int64(list[n].Off)-from < checkRead {
+			to = max(to, int64(list[n].Off)+int64(list[n].Len))
+			n++
+		}
+		get := func(from, n int64) (raw []byte, err error) {
+			err = persist(ctx, getPatience, getTimeout, func(ctx context.Context) (err error) {
+				raw, err = cfg.Bucket.Get(ctx, f.key.String(), from, n)
+				return err
+			})
+			return raw, err
+		}
+		raw, err := get(from, to-from)
+		if err != nil {
+			return blocks, bytes, fmt.Errorf("read segment %s: %w", f.key.Position, err)
+		}
+		for _, s := range list[:n] {
+			at := int64(s.Off) - from
+			ok := at+int64(s.Len) <= int64(len(raw)) && segment.SumOf(raw[at:at+int64(s.Len)]) == s.Sum
+			if !ok { // a reader can err where the store does not
+				again, err := get(int64(s.Off), int64(s.Len))
+				ok = err == nil && segment.SumOf(again) == s.Sum
+			}
+			if !ok {
+				problem(fmt.Errorf("block %s at %d in segment %s fails its checksum (object %s)", s.Name, s.Off, f.key.Position, f.key))
+			}
+			blocks++
+			bytes += int64(s.Len)
+		}
+		list = list[n:]
+	}
+	return blocks, bytes, nil
+}

@@ -1,0 +1,484 @@
+package view
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/internal/enc"
+	"holdfast/service/segment"
+)
+
+// Apply decides whether rec may follow in the journal and, if so, adds what it says to rows. The
+// sequencer, recovery and the shadow rebuild all run it, so that what was appended once is always accepted
+// again, in the same order and with the same result (JOURNAL 1, 11). What it refuses (see the errors of
+// this package and of package history) changes nothing; after an error of rows themselves they are of no
+// more use.
+//
+// pos is the segment that holds rec, timeMS its journal time, logKey the key that signs heads.
+func Apply(rows Rows, pos segment.Position, timeMS int64, rec segment.Record, logKey ed25519.PublicKey) error {
+	var err error
+	switch rec := rec.(type) {
+	case segment.Stored:
+		err = applyStored(rows, pos, timeMS, &rec)
+	case segment.History:
+		err = applyHistory(rows, timeMS, rec, logKey)
+	case segment.Takeover:
+		err = applyTakeover(rows, pos, rec)
+	case segment.Account:
+		err = applyAccount(rows, rec)
+	case segment.Token:
+		err = applyToken(rows, rec)
+	case segment.Redeemed:
+		err = applyRedeemed(rows, timeMS, rec)
+	default:
+		panic(fmt.Sprintf("view: no rule for records of type %s", rec.Type()))
+	}
+	if err != nil {
+		return fmt.Errorf("apply %s record: %w", rec.Type(), err)
+	}
+	return nil
+}
+
+// End is what closes a segment.
+type End struct {
+	Key    segment.Key
+	Prev   [32]byte // hash of the segment before
+	Size   int64    // of the object
+	First  int64    // journal time of its first record, ms
+	Last   int64    // of its last
+	Blocks uint32   // stored by it
+	Bytes  uint64   // of them
+}
+
+// EndSegment moves the journal's position on to a segment of which all records were applied. The error
+// wraps ErrOrder if it does not follow the one before.
+func EndSegment(rows Rows, e End) error {
+	m, _, err := loadMeta(rows)
+	if err != nil {
+		return err
+	}
+	pos, first := e.Key.Position, m.hash == [32]byte{}
+	follows := pos == m.pos.Next() || pos.Seq == 0 && pos.Epoch > m.pos.Epoch
+	if first {
+		follows = pos.Seq == 0
+	}
+	switch {
+	case !follows:
+		return fmt.Errorf("segment %s after %s: %w", pos, m.pos, ErrOrder)
+	case e.Prev != m.hash:
+		return fmt.Errorf("segment %s: %w: it continues another chain", pos, ErrOrder)
+	case !first && e.Key.Cell != m.cell:
+		return fmt.Errorf("segment %s: %w: it belongs to cell %s", pos, ErrOrder, e.Key.Cell)
+	case e.First < m.time || e.Last < e.First:
+		return fmt.Errorf("segment %s: %w: its time runs backwards", pos, ErrOrder)
+	}
+	m.cell, m.pos, m.hash, m.time = e.Key.Cell, pos, e.Key.Hash, e.Last
+	m.segments++
+	m.blocks += uint64(e.Blocks)
+	m.bytes += e.Bytes
+	if err := m.put(rows); err != nil {
+		return err
+	}
+	return Segment{e.Key, uint64(e.Size), e.Blocks, e.Bytes}.put(rows)
+}
+
+// ApplySegment applies a whole segment: every record in order, then its end. k is the key under which the
+// trailer was found, size that of the object.
+func ApplySegment(rows Rows, k segment.Key, size int64, t *segment.Trailer, logKey ed25519.PublicKey) error {
+	e := End{Key: k, Prev: t.Prev, Size: size, First: t.Records[0].Time}
+	for i, r := range t.Records {
+		if err := Apply(rows, t.Position, r.Time, r.Record, logKey); err != nil {
+			return fmt.Errorf("segment %s, record %d: %w", t.Position, i, err)
+		}
+		if s, ok := r.Record.(segment.Stored); ok {
+			e.Blocks++
+			e.Bytes += uint64(s.Len)
+		}
+		e.Last = r.Time
+	}
+	return EndSegment(rows, e)
+}
+
+// applyTakeover checks that the record's table tells the same story as the rows and closes the epoch in
+// which the journal stood (JOURNAL 2).
+func applyTakeover(rows Rows, pos segment.Position, rec segment.Takeover) error {
+	m, _, err := loadMeta(rows)
+	if err != nil {
+		return err
+	}
+	if pos != (segment.Position{Epoch: rec.Epoch}) {
+		return fmt.Errorf("%w: it is of epoch %d and stands in %s", ErrOrder, rec.Epoch, pos)
+	}
+	if m.hash == [32]byte{} {
+		if len(rec.Table) != 0 {
+			return fmt.Errorf("%w: it accepts %d epochs and is the first", ErrOrder, len(rec.Table))
+		}
+		return nil
+	}
+	if len(rec.Table) != int(m.epochs)+1 {
+		return fmt.Errorf("%w: it accepts %d epochs, not %d", ErrOrder, len(rec.Table), m.epochs+1)
+	}
+	last := rec.Table[m.epochs]
+	if (segment.Position{Epoch: last.Epoch, Seq: last.LastSeq}) != m.pos || last.Hash != m.hash {
+		return fmt.Errorf("%w: it accepts %d/%d as the last, which is %s", ErrOrder, last.Epoch, last.LastSeq, m.pos)
+	}
+	for _, a := range rec.Table[:m.epochs] {
+		var was segment.Accepted
+		ok, err := load(rows, key(rowEpoch, u64(a.Epoch)), func(r *enc.Reader) {
+			was.Epoch, was.LastSeq = a.Epoch, r.U64()
+			r.Fixed(was.Hash[:])
+		})
+		if err != nil {
+			return err
+		}
+		if !ok || was != a {
+			return fmt.Errorf("%w: it tells another end of epoch %d", ErrOrder, a.Epoch)
+		}
+	}
+	if err := rows.Put(key(rowEpoch, u64(last.Epoch)), append(u64(last.LastSeq), last.Hash[:]...)); err != nil {
+		return err
+	}
+	m.epochs++
+	return m.put(rows)
+}
+
+// applyStored adds a block to its session's group. Every block that it links to must be there (children
+// first), and is counted from now on (JOURNAL 16).
+func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Stored) error {
+	s, ok, err := loadSession(rows, rec.Session)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("%w: %s", ErrNoSession, rec.Session)
+	}
+	k := blockKey(rowBlock, s.group, rec.Name)
+	old, err := rows.Get(k[:])
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		return fmt.Errorf("block %s: %w", rec.Name, ErrDuplicate)
+	}
+	children := make([]Block, len(rec.Links))
+	var missing []holdfast.Name
+	for i, link := range rec.Links {
+		ck := blockKey(rowBlock, s.group, link)
+		b, ok, err := loadBlock(rows, ck[:])
+		if err != nil {
+			return err
+		}
+		if !ok && len(missing) < MaxMissing {
+			missing = append(missing, link)
+		}
+		children[i] = b
+	}
+	if missing != nil {
+		return &MissingError{missing}
+	}
+
+	// From here on nothing is refused.
+	for i, link := range rec.Links {
+		if err := putReferenced(rows, blockKey(rowBlock, s.group, link), children[i]); err != nil {
+			return err
+		}
+	}
+	b := Block{Pos: pos, Off: rec.Off, Len: rec.Len, Kind: rec.Kind, Sum: rec.Sum, Since: timeMS, Session: rec.Session}
+	var v [blockSize]byte
+	if err := rows.Put(k[:], b.encode(&v)); err != nil {
+		return err
+	}
+	if len(rec.Links) > 0 {
+		links := make([]byte, 0, 32*len(rec.Links))
+		for i := range rec.Links {
+			links = append(links, rec.Links[i][:]...)
+		}
+		k[0] = rowLinks
+		if err := rows.Put(k[:], links); err != nil {
+			return err
+		}
+	}
+	u, err := loadUsage(rows, s.Account)
+	if err != nil {
+		return err
+	}
+	u.advance(timeMS)
+	u.Bytes += uint64(rec.Len)
+	u.Blocks++
+	var uv [usageSize]byte
+	return rows.Put(key(rowUsage, s.Account[:]), u.encode(&uv))
+}
+
+// putReferenced writes b with one reference more.
+func putReferenced(rows Rows, k [blockKeySize]byte, b Block) error {
+	b.Count++
+	b.Since = 0
+	var v [blockSize]byte
+	return rows.Put(k[:], b.encode(&v))
+}
+
+// applyHistory adds a signed record to its vault's history. Whether it may follow is decided by the code
+// that clients run as well (history.Vault.Check), over just the rows that the record needs. A record that
+// is there already is ErrDuplicate: the caller answers with the entry that it has (JOURNAL 22).
+func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.PublicKey) error {
+	e, id := rec.Entry, rec.Entry.Record.ID()
+	known, err := rows.Get(key(rowRecord, id[:]))
+	if err != nil {
+		return err
+	}
+	if known != nil {
+		return fmt.Errorf("record %s: %w", id, ErrDuplicate)
+	}
+	body, err := history.ParseBody(e.Record.Body)
+	if err != nil {
+		return err
+	}
+	v, exists, err := loadVault(rows, rec.Vault)
+	if err != nil {
+		return err
+	}
+	switch {
+	case body.Type == history.TypeGenesis && rec.Vault != holdfast.VaultID(id):
+		return fmt.Errorf("%w: a genesis record in another vault", history.ErrFormat)
+	case body.Type != history.TypeGenesis && !exists:
+		return fmt.Errorf("%w: %s", ErrNoVault, rec.Vault)
+	}
+	part, err := loadPart(rows, v, body)
+	if err != nil {
+		return err
+	}
+	if body, err = part.Check(e.Record); err != nil {
+		return err
+	}
+	if e.N != v.N+1 || e.Time != timeMS*1e6 || e.Time < v.Time {
+		return fmt.Errorf("%w: record %d of vault %s, stamped %d ns at %d ms", ErrOrder, e.N, rec.Vault, e.Time, timeMS)
+	}
+	if err := e.CheckStamp(rec.Vault, v.Head, logKey); err != nil {
+		return err
+	}
+
+	// The fields were checked above; what is still refused below is refused before anything is written.
+	next := history.Link{Seq: body.Seq + 1, Prev: id}
+	machine := part.Machines[body.Signer]
+	machine.Chain = next
+	v.ID, v.N, v.Head, v.Time = rec.Vault, e.N, e.Head, e.Time
+	switch body.Type {
+	case history.TypeGenesis:
+		v.Owner = next
+		err = rows.Put(key(rowGenesis, v.ID[:]), body.Fields)
+	case history.TypeEnrol:
+		v.Owner = next
+		err = applyEnrol(rows, &v, body.Fields)
+	case history.TypeOpen:
+		err = applyOpen(rows, v, body, timeMS)
+	case history.TypeCommit:
+		err = applyCommit(rows, v, body.Fields)
+	}
+	if err != nil {
+		return err
+	}
+	if body.Type == history.TypeOpen || body.Type == history.TypeCommit {
+		if err := putMachine(rows, v.ID, body.Signer, machine); err != nil {
+			return err
+		}
+	}
+	if err := v.put(rows); err != nil {
+		return err
+	}
+	if err := rows.Put(key(rowHistory, v.ID[:], u64(e.N)), e.Append(nil)); err != nil {
+		return err
+	}
+	return rows.Put(key(rowRecord, id[:]), append(v.ID[:], u64(e.N)...))
+}
+
+// loadPart returns as much of the vault as history.Vault.Check looks at for a record with that body.
+func loadPart(rows Rows, v Vault, body history.Body) (*history.Vault, error) {
+	part := &history.Vault{
+		ID: v.ID, Genesis: v.Genesis, N: v.N, Head: v.Head, Time: v.Time, Owner: v.Owner,
+		Machines: map[holdfast.SignerID]history.Machine{}, Sessions: map[holdfast.SessionID]history.Session{},
+	}
+	machine := func(s holdfast.SignerID) error {
+		m, ok, err := loadMachine(rows, v.ID, s)
+		if ok {
+			part.Machines[s] = m
+		}
+		return err
+	}
+	session := func(id holdfast.SessionID, anyVault bool) error {
+		s, ok, err := loadSession(rows, id)
+		if ok && (anyVault || s.Vault == v.ID) {
+			part.Sessions[id] = history.Session{Signer: s.Signer, Open: history.Open{Session: id, Group: s.Group}}
+		}
+		return err
+	}
+	err := machine(body.Signer)
+	// Fields that do not parse are left to Check, which refuses them.
+	switch body.Type {
+	case history.TypeEnrol:
+		if e, bad := history.ParseEnrol(body.Fields); bad == nil {
+			err = errors.Join(err, machine(history.SignerOf(e.SignKey[:])))
+		}
+	case history.TypeOpen:
+		// A session's identity is unique in the whole cell: stored records name nothing else.
+		if o, bad := history.ParseOpen(body.Fields); bad == nil {
+			err = errors.Join(err, session(o.Session, true))
+		}
+	case history.TypeCommit:
+		if c, bad := history.ParseCommit(body.Fields); bad == nil {
+			err = errors.Join(err, session(c.Session, false))
+		}
+	}
+	return part, err
+}
+
+// applyEnrol binds a machine's connection key to the vault. The first machine of a vault must have
+// redeemed a token: its account is the vault's from then on.
+func applyEnrol(rows Rows, v *Vault, fields []byte) error {
+	e, err := history.ParseEnrol(fields)
+	if err != nil {
+		return err
+	}
+	t, known, err := loadTLS(rows, e.TLSKey)
+	if err != nil {
+		return err
+	}
+	if v.Account == (holdfast.AccountID{}) {
+		if !known {
+			return fmt.Errorf("%w: the vault's first machine redeemed no token", ErrNoAccount)
+		}
+		v.Account = t.account
+	}
+	if known && (t.vault != holdfast.VaultID{} || t.account != v.Account) {
+		return ErrKeyTaken
+	}
+	signer := history.SignerOf(e.SignKey[:])
+	if err := (tlsRow{v.Account, v.ID, signer}).put(rows, e.TLSKey); err != nil {
+		return err
+	}
+	return putMachine(rows, v.ID, signer, history.Machine{Enrol: e})
+}
+
+// applyOpen opens a session. Its record, with the wrap of its secret, is in the journal before the first
+// block that needs it, because applyStored asks for the session (JOURNAL 21).
+func applyOpen(rows Rows, v Vault, body history.Body, timeMS int64) error {
+	o, err := history.ParseOpen(body.Fields)
+	if err != nil {
+		return err
+	}
+	n, ok, err := loadGroup(rows, v.ID, o.Group)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		m, _, err := loadMeta(rows)
+		if err != nil {
+			return err
+		}
+		n = m.groups
+		m.groups++
+		if err := m.put(rows); err != nil {
+			return err
+		}
+		if err := rows.Put(key(rowGroup, v.ID[:], o.Group[:]), u32(n)); err != nil {
+			return err
+		}
+	}
+	s := Session{Vault: v.ID, Group: o.Group, Signer: body.Signer, Account: v.Account, N: v.N, Start: timeMS, group: n}
+	return s.put(rows, o.Session)
+}
+
+// applyCommit counts the archive's root. Everything else that the archive needs is there because no block
+// was ever stored before the blocks that it links to.
+func applyCommit(rows Rows, v Vault, fields []byte) error {
+	c, err := history.ParseCommit(fields)
+	if err != nil {
+		return err
+	}
+	n, ok, err := loadGroup(rows, v.ID, c.Group)
+	if err != nil {
+		return err
+	}
+	k := blockKey(rowBlock, n, c.Root)
+	var b Block
+	if ok {
+		if b, ok, err = loadBlock(rows, k[:]); err != nil {
+			return err
+		}
+	}
+	if !ok {
+		return &MissingError{[]holdfast.Name{c.Root}}
+	}
+	if b.Kind != holdfast.KindArchive {
+		return fmt.Errorf("%w: the root is a %s", ErrKind, b.Kind)
+	}
+	return putReferenced(rows, k, b)
+}
+
+func applyAccount(rows Rows, rec segment.Account) error {
+	id, name := key(rowAccount, rec.ID[:]), key(rowAccountName, []byte(rec.Name))
+	if have, err := rows.Get(id); err != nil {
+		return err
+	} else if have != nil {
+		return fmt.Errorf("account %s: %w", rec.ID, ErrDuplicate)
+	}
+	if have, err := rows.Get(name); err != nil {
+		return err
+	} else if have != nil {
+		return fmt.Errorf("account %q: %w", rec.Name, ErrNameTaken)
+	}
+	if err := rows.Put(name, rec.ID[:]); err != nil {
+		return err
+	}
+	return rows.Put(id, []byte(rec.Name))
+}
+
+func applyToken(rows Rows, rec segment.Token) error {
+	if _, known, err := loadToken(rows, rec.Hash); err != nil {
+		return err
+	} else if known {
+		return ErrDuplicate
+	}
+	if have, err := rows.Get(key(rowAccount, rec.Account[:])); err != nil {
+		return err
+	} else if have == nil {
+		return fmt.Errorf("%w: %s", ErrNoAccount, rec.Account)
+	}
+	return Token{Account: rec.Account, Expires: rec.Expires}.put(rows, rec.Hash)
+}
+
+// applyRedeemed uses a token up. Redeeming it again with the same key is ErrDuplicate.
+func applyRedeemed(rows Rows, timeMS int64, rec segment.Redeemed) error {
+	t, ok, err := loadToken(rows, rec.Hash)
+	if err != nil {
+		return err
+	}
+	_, taken, err := loadTLS(rows, rec.TLSKey)
+	if err != nil {
+		return err
+	}
+	switch {
+	case rec.TLSKey == [32]byte{}:
+		return fmt.Errorf("%w: it is all zeros", ErrKeyTaken)
+	case !ok:
+		return ErrTokenUnknown
+	case t.Used && t.TLSKey == rec.TLSKey:
+		return ErrDuplicate
+	case t.Used:
+		return ErrTokenUsed
+	case timeMS*1e6 >= t.Expires:
+		return ErrTokenExpired
+	case taken:
+		return ErrKeyTaken
+	}
+	t.TLSKey = rec.TLSKey
+	if err := t.put(rows, rec.Hash); err != nil {
+		return err
+	}
+	return tlsRow{account: t.Account}.put(rows, rec.TLSKey)
+}
+
+// SetNonce notes under which key an applied segment is in the bucket.
+func SetNonce(rows Rows, k segment.Key) error { return rows.Put(nonceKey(k.Position), k.Nonce[:]) }

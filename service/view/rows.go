@@ -1,0 +1,313 @@
+package view
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/internal/enc"
+	"holdfast/service/segment"
+)
+
+// The first byte of each key; see the package comment.
+const (
+	rowLocal       = 0x00
+	rowAccount     = 'a'
+	rowAccountName = 'A'
+	rowBlock       = 'b'
+	rowEpoch       = 'e'
+	rowGroup       = 'g'
+	rowHistory     = 'h'
+	rowRecord      = 'i'
+	rowTLS         = 'k'
+	rowLinks       = 'l'
+	rowMeta        = 'm'
+	rowMachine     = 'p'
+	rowGenesis     = 'q'
+	rowSegment     = 's'
+	rowSession     = 'S'
+	rowToken       = 't'
+	rowUsage       = 'u'
+	rowVault       = 'v'
+)
+
+// key returns a key made of a first byte and parts.
+func key(first byte, parts ...[]byte) []byte {
+	k := make([]byte, 1, 72)
+	k[0] = first
+	for _, p := range parts {
+		k = append(k, p...)
+	}
+	return k
+}
+
+func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+// blockKeySize is the size of the keys of blocks and links.
+const blockKeySize = 1 + 4 + 32
+
+func blockKey(first byte, group uint32, name holdfast.Name) (k [blockKeySize]byte) {
+	k[0] = first
+	binary.BigEndian.PutUint32(k[1:], group)
+	copy(k[5:], name[:])
+	return k
+}
+
+func posKey(pos segment.Position) []byte { return key(rowSegment, u64(pos.Epoch), u64(pos.Seq)) }
+func nonceKey(pos segment.Position) []byte {
+	return key(rowLocal, []byte{'n'}, u64(pos.Epoch), u64(pos.Seq))
+}
+
+// load reads the row of key and hands it to decode if it is there. A row that does not decode is damage.
+func load(rows Getter, key []byte, decode func(*enc.Reader)) (bool, error) {
+	raw, err := rows.Get(key)
+	if err != nil || raw == nil {
+		return false, err
+	}
+	r := enc.NewReader(raw)
+	decode(r)
+	if err := r.Done(); err != nil {
+		return false, fmt.Errorf("row %q: %w: %w", key, ErrDamaged, err)
+	}
+	return true, nil
+}
+
+const blockSize = 8 + 8 + 4 + 4 + 1 + 16 + 8 + 8 + 16
+
+func (b *Block) encode(dst *[blockSize]byte) []byte {
+	be := binary.BigEndian
+	be.PutUint64(dst[0:], b.Pos.Epoch)
+	be.PutUint64(dst[8:], b.Pos.Seq)
+	be.PutUint32(dst[16:], b.Off)
+	be.PutUint32(dst[20:], b.Len)
+	dst[24] = byte(b.Kind)
+	copy(dst[25:41], b.Sum[:])
+	be.PutUint64(dst[41:], b.Count)
+	be.PutUint64(dst[49:], uint64(b.Since))
+	copy(dst[57:73], b.Session[:])
+	return dst[:]
+}
+
+func loadBlock(rows Getter, k []byte) (b Block, ok bool, err error) {
+	raw, err := rows.Get(k)
+	if err != nil || raw == nil {
+		return b, false, err
+	}
+	if len(raw) != blockSize {
+		return b, false, fmt.Errorf("row %q: %w: %d bytes", k, ErrDamaged, len(raw))
+	}
+	be := binary.BigEndian
+	b.Pos = segment.Position{Epoch: be.Uint64(raw[0:]), Seq: be.Uint64(raw[8:])}
+	b.Off, b.Len = be.Uint32(raw[16:]), be.Uint32(raw[20:])
+	b.Kind = holdfast.Kind(raw[24])
+	copy(b.Sum[:], raw[25:41])
+	b.Count, b.Since = be.Uint64(raw[41:]), int64(be.Uint64(raw[49:]))
+	copy(b.Session[:], raw[57:73])
+	return b, true, nil
+}
+
+// meta is where the journal stands.
+type meta struct {
+	cell     holdfast.CellID
+	pos      segment.Position
+	hash     [32]byte
+	time     int64
+	segments uint64
+	blocks   uint64
+	bytes    uint64
+	groups   uint32 // number of the next group
+	epochs   uint32 // closed epochs
+}
+
+func (m meta) put(rows Rows) error {
+	b := append([]byte{Version}, m.cell[:]...)
+	b = append(b, u64(m.pos.Epoch)...)
+	b = append(b, u64(m.pos.Seq)...)
+	b = append(b, m.hash[:]...)
+	for _, v := range []uint64{uint64(m.time), m.segments, m.blocks, m.bytes} {
+		b = append(b, u64(v)...)
+	}
+	return rows.Put([]byte{rowMeta}, append(append(b, u32(m.groups)...), u32(m.epochs)...))
+}
+
+// loadMeta returns the zero meta, and false, before the first segment.
+func loadMeta(rows Getter) (m meta, ok bool, err error) {
+	ok, err = load(rows, []byte{rowMeta}, func(r *enc.Reader) {
+		if v := r.U8(); r.Err() == nil && v != Version {
+			r.Fail("version %d is not %d", v, Version)
+		}
+		r.Fixed(m.cell[:])
+		m.pos = segment.Position{Epoch: r.U64(), Seq: r.U64()}
+		r.Fixed(m.hash[:])
+		m.time = r.I64()
+		m.segments, m.blocks, m.bytes = r.U64(), r.U64(), r.U64()
+		m.groups, m.epochs = r.U32(), r.U32()
+	})
+	return m, ok, err
+}
+
+const usageSize = 5 * 8
+
+func (u *Usage) encode(dst *[usageSize]byte) []byte {
+	for i, v := range []uint64{u.Bytes, u.Blocks, uint64(u.AsOf), u.Hi, u.Lo} {
+		binary.BigEndian.PutUint64(dst[8*i:], v)
+	}
+	return dst[:]
+}
+
+func loadUsage(rows Getter, id holdfast.AccountID) (u Usage, err error) {
+	_, err = load(rows, key(rowUsage, id[:]), func(r *enc.Reader) {
+		u = Usage{Bytes: r.U64(), Blocks: r.U64(), AsOf: r.I64(), Hi: r.U64(), Lo: r.U64()}
+	})
+	return u, err
+}
+
+// tlsRow is what a connection key is known as.
+type tlsRow struct {
+	account holdfast.AccountID
+	vault   holdfast.VaultID  // zeros until it is enrolled
+	signer  holdfast.SignerID // likewise
+}
+
+func (t tlsRow) put(rows Rows, k [32]byte) error {
+	return rows.Put(key(rowTLS, k[:]), append(append(t.account[:], t.vault[:]...), t.signer[:]...))
+}
+
+func loadTLS(rows Getter, k [32]byte) (t tlsRow, ok bool, err error) {
+	ok, err = load(rows, key(rowTLS, k[:]), func(r *enc.Reader) {
+		r.Fixed(t.account[:])
+		r.Fixed(t.vault[:])
+		r.Fixed(t.signer[:])
+	})
+	return t, ok, err
+}
+
+// vaultRow is a Vault without its genesis.
+func (v Vault) put(rows Rows) error {
+	b := append(v.Account[:], u64(v.N)...)
+	b = append(b, v.Head[:]...)
+	b = append(b, u64(uint64(v.Time))...)
+	b = append(b, u64(v.Owner.Seq)...)
+	b = append(b, v.Owner.Prev[:]...)
+	return rows.Put(key(rowVault, v.ID[:]), b)
+}
+
+func loadVault(rows Getter, id holdfast.VaultID) (v Vault, ok bool, err error) {
+	ok, err = load(rows, key(rowVault, id[:]), func(r *enc.Reader) {
+		v.ID = id
+		r.Fixed(v.Account[:])
+		v.N = r.U64()
+		r.Fixed(v.Head[:])
+		v.Time = r.I64()
+		v.Owner.Seq = r.U64()
+		r.Fixed(v.Owner.Prev[:])
+	})
+	if err != nil || !ok {
+		return Vault{}, false, err
+	}
+	raw, err := rows.Get(key(rowGenesis, id[:]))
+	if err != nil {
+		return Vault{}, false, err
+	}
+	if v.Genesis, err = history.ParseGenesis(raw); err != nil {
+		return Vault{}, false, fmt.Errorf("vault %s: %w: %w", id, ErrDamaged, err)
+	}
+	return v, true, nil
+}
+
+func putMachine(rows Rows, v holdfast.VaultID, s holdfast.SignerID, m history.Machine) error {
+	b := append(u64(m.Chain.Seq), m.Chain.Prev[:]...)
+	return rows.Put(key(rowMachine, v[:], s[:]), append(b, m.Enrol.Encode()...))
+}
+
+func loadMachine(rows Getter, v holdfast.VaultID, s holdfast.SignerID) (m history.Machine, ok bool, err error) {
+	ok, err = load(rows, key(rowMachine, v[:], s[:]), func(r *enc.Reader) {
+		m.Chain.Seq = r.U64()
+		r.Fixed(m.Chain.Prev[:])
+		e, err := history.ParseEnrol(r.Bytes(r.Len()))
+		if err != nil {
+			r.Fail("%w", err)
+		}
+		m.Enrol = e
+	})
+	return m, ok, err
+}
+
+func (s Session) put(rows Rows, id holdfast.SessionID) error {
+	b := append(s.Vault[:], s.Group[:]...)
+	b = append(b, u32(s.group)...)
+	b = append(b, s.Signer[:]...)
+	b = append(b, s.Account[:]...)
+	b = append(b, u64(s.N)...)
+	return rows.Put(key(rowSession, id[:]), append(b, u64(uint64(s.Start))...))
+}
+
+func loadSession(rows Getter, id holdfast.SessionID) (s Session, ok bool, err error) {
+	var k [17]byte
+	k[0] = rowSession
+	copy(k[1:], id[:])
+	ok, err = load(rows, k[:], func(r *enc.Reader) {
+		r.Fixed(s.Vault[:])
+		r.Fixed(s.Group[:])
+		s.group = r.U32()
+		r.Fixed(s.Signer[:])
+		r.Fixed(s.Account[:])
+		s.N, s.Start = r.U64(), r.I64()
+	})
+	return s, ok, err
+}
+
+func (t Token) put(rows Rows, hash [32]byte) error {
+	b := append(t.Account[:], u64(uint64(t.Expires))...)
+	return rows.Put(key(rowToken, hash[:]), append(b, t.TLSKey[:]...))
+}
+
+func loadToken(rows Getter, hash [32]byte) (t Token, ok bool, err error) {
+	ok, err = load(rows, key(rowToken, hash[:]), func(r *enc.Reader) {
+		r.Fixed(t.Account[:])
+		t.Expires = r.I64()
+		r.Fixed(t.TLSKey[:])
+		t.Used = t.TLSKey != [32]byte{}
+	})
+	return t, ok, err
+}
+
+// segmentRow is a Segment without its nonce.
+func (s Segment) put(rows Rows) error {
+	b := append(s.Key.Hash[:], u32(s.Key.Trailer)...)
+	b = append(b, u64(s.Size)...)
+	b = append(b, u32(s.Blocks)...)
+	if err := rows.Put(posKey(s.Key.Position), append(b, u64(s.Bytes)...)); err != nil {
+		return err
+	}
+	return rows.Put(nonceKey(s.Key.Position), s.Key.Nonce[:])
+}
+
+func loadSegment(rows Getter, pos segment.Position) (s Segment, ok bool, err error) {
+	ok, err = load(rows, posKey(pos), func(r *enc.Reader) {
+		r.Fixed(s.Key.Hash[:])
+		s.Key.Trailer = r.U32()
+		s.Size, s.Blocks, s.Bytes = r.U64(), r.U32(), r.U64()
+	})
+	if err != nil || !ok {
+		return Segment{}, false, err
+	}
+	nonce, err := rows.Get(nonceKey(pos))
+	if err != nil {
+		return Segment{}, false, err
+	}
+	if len(nonce) != len(s.Key.Nonce) {
+		return Segment{}, false, fmt.Errorf("segment %s: %w: it has no nonce", pos, ErrDamaged)
+	}
+	copy(s.Key.Nonce[:], nonce)
+	m, _, err := loadMeta(rows)
+	s.Key.Cell, s.Key.Position = m.cell, pos
+	return s, err == nil, err
+}
+
+func loadGroup(rows Getter, v holdfast.VaultID, g holdfast.GroupID) (n uint32, ok bool, err error) {
+	ok, err = load(rows, key(rowGroup, v[:], g[:]), func(r *enc.Reader) { n = r.U32() })
+	return n, ok, err
+}
