@@ -44,6 +44,20 @@ type Result struct {
 	Warnings []target.Warning
 }
 
+// Plus adds what another run did.
+func (r Result) Plus(o Result) Result {
+	r.Entries += o.Entries
+	r.Files += o.Files
+	r.Bytes += o.Bytes
+	r.Kept += o.Kept
+	r.Blocks += o.Blocks
+	r.Fetched += o.Fetched
+	r.Problems += o.Problems
+	r.Unread += o.Unread
+	r.Damaged += o.Damaged
+	return r
+}
+
 // Options say what to extract and whom to tell.
 type Options struct {
 	Paths      []string // archive paths; none means everything

@@ -13,40 +13,39 @@ import (
 // blocks that archives share are fetched again.
 const seenBlocks = 1 << 20
 
+// Verified is what came of verifying one archive.
+type Verified struct {
+	Archive history.Archive
+	Result  Result
+	Err     error // set where so much is damaged that the rest could not be checked
+}
+
 // Verify reads back everything that the archives hold, and checks it: each tree and verdict list, each
 // block, and that each file's extents fit their blocks. Blocks that archives share are read once.
-// before is called before each archive and may be nil.
-func (v *Vault) Verify(ctx context.Context, as []history.Archive, opt Options, before func(history.Archive, *archive.Root)) (Result, error) {
-	var sum Result
+// before is called before each archive and may be nil. An archive that is damaged does not keep the
+// others from being checked; the error is of something else, and what was verified until then is returned.
+func (v *Vault) Verify(ctx context.Context, as []history.Archive, opt Options, before func(history.Archive, *archive.Root)) ([]Verified, error) {
+	var all []Verified
 	seen := map[[16]byte]uint32{}
 	for _, a := range as {
-		root, err := v.Root(ctx, a)
-		if err != nil {
-			return sum, err
-		}
-		if before != nil {
-			before(a, root)
-		}
 		r, err := v.newRun(ctx, a, opt)
 		if err != nil {
-			return sum, err
+			return all, err
 		}
 		r.seen = seen
-		err = r.verify(root)
-		res := r.result()
-		sum.Entries += res.Entries
-		sum.Files += res.Files
-		sum.Bytes += res.Bytes
-		sum.Blocks += res.Blocks
-		sum.Fetched += res.Fetched
-		sum.Problems += res.Problems
-		sum.Unread += res.Unread
-		sum.Damaged += res.Damaged
-		if err != nil {
-			return sum, err
+		root, err := v.Root(ctx, a)
+		if err == nil {
+			if before != nil {
+				before(a, root)
+			}
+			err = r.verify(root)
 		}
+		if err != nil && !Damaged(err) {
+			return all, err
+		}
+		all = append(all, Verified{a, r.result(), err})
 	}
-	return sum, nil
+	return all, nil
 }
 
 func (r *run) verify(root *archive.Root) error {

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/client/archive"
+	"holdfast/client/backup"
+	"holdfast/client/restore"
+	"holdfast/client/source"
+)
+
+// maxProblems bounds the problems in a JSON summary; the archive lists them all.
+const maxProblems = 10_000
+
+func newCreate(g *globals) *cobra.Command {
+	var cfg backup.Config
+	var asJSON bool
+	const form = "holdfast create SERIES PATH..."
+	cmd := &cobra.Command{
+		Use:   "create SERIES PATH...",
+		Short: "Make an archive of some paths",
+		Long: `Create makes the archive SERIES@TIME of the given paths. Paths are kept as given without a leading
+slash: "create a -C /srv photos" makes an archive that holds photos.
+
+A file is read only if it changed since the last archive of the series. What could not be read is listed
+in the archive, said on standard error, and makes the exit code 3.`,
+		Args: args(cobra.MinimumNArgs(2), form),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			cfg.Series, cfg.Roots = a[0], a[1:]
+			if err := checkSeries(cfg.Series); err != nil {
+				return err
+			}
+			if _, err := source.CompileExclude(cfg.Exclude); err != nil {
+				return usage("%v", err)
+			}
+			return create(cmd, g, cfg, asJSON)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&cfg.Base, "directory", "C", "", "look for relative paths in `DIR` instead of the current directory")
+	f.StringArrayVar(&cfg.Exclude, "exclude", nil, "leave out what fits `PATTERN`; may be repeated")
+	f.BoolVar(&cfg.DryRun, "dry-run", false, "say what would be done, read no content, store nothing")
+	f.BoolVar(&asJSON, "json", false, "write the summary as JSON")
+	return cmd
+}
+
+// checkSeries refuses names that could not be typed back.
+func checkSeries(s string) error {
+	if s == "" || len(s) > 200 || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return usage("%q is no name for a series; use up to 200 bytes of printable text", s)
+	}
+	if strings.Contains(s, "@") {
+		return usage("%q is no name for a series, because @ comes before an archive's time; choose a name without it", s)
+	}
+	return nil
+}
+
+// summary is what create --json writes.
+type summary struct {
+	Archive         string       `json:"archive,omitempty"` // SERIES@TIME
+	ID              string       `json:"id,omitempty"`
+	Series          string       `json:"series"`
+	Time            *time.Time   `json:"time,omitempty"` // the service's clock
+	DryRun          bool         `json:"dry_run,omitempty"`
+	Complete        bool         `json:"complete"` // everything that was found could be read
+	Stored          uint64       `json:"stored"`   // paths that are new or changed
+	Unchanged       uint64       `json:"unchanged"`
+	Excluded        uint64       `json:"excluded"`
+	Vanished        uint64       `json:"vanished"`
+	Changed         uint64       `json:"changed"` // while being read
+	Unreadable      uint64       `json:"unreadable"`
+	Entries         uint64       `json:"entries"`
+	Bytes           uint64       `json:"bytes"`
+	FilesRead       uint64       `json:"files_read"`
+	BytesRead       uint64       `json:"bytes_read"`
+	DataBlocks      uint64       `json:"data_blocks_uploaded"`
+	MetaBlocks      uint64       `json:"meta_blocks_uploaded"`
+	KnownBlocks     uint64       `json:"blocks_known"`
+	BytesSent       uint64       `json:"bytes_sent"`
+	Seconds         float64      `json:"seconds"`
+	Problems        []problemDoc `json:"problems"`
+	ProblemsOmitted uint64       `json:"problems_omitted,omitempty"`
+}
+
+// problemDoc is one path with a verdict.
+type problemDoc struct {
+	pathDoc
+	What string `json:"what"`
+	Why  string `json:"why"`
+}
+
+func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) error {
+	m, err := g.machine()
+	if err != nil {
+		return err
+	}
+	cfg.Machine, cfg.CacheDir = m, g.cacheDir(m)
+	cfg.Progress = new(backup.Progress)
+	bar := newBar(cmd.Context(), cfg.Progress.Bytes.Load, cfg.Progress.Entries.Load)
+	defer bar.stop()
+	if bar != nil {
+		go func() { bar.total(countTree(cmd.Context(), cfg.Base, cfg.Roots)) }()
+	}
+	cfg.Client = g.dial(m, bar.say)
+	defer cfg.Client.Close()
+	cfg.Warn = bar.say
+	problems, omitted := []problemDoc{}, uint64(0)
+	cfg.Problem = func(v archive.Verdict) {
+		if asJSON {
+			if len(problems) < maxProblems {
+				problems = append(problems, problemOf(v))
+			} else {
+				omitted++
+			}
+		}
+		bar.say(fmt.Sprintf("%s: %s: %s", quote(v.Path), whatOf(v.What), v.Why))
+	}
+	began := time.Now()
+	r, err := backup.Run(cmd.Context(), cfg)
+	bar.stop()
+	if err != nil {
+		return err
+	}
+	s := summary{
+		Series: cfg.Series, DryRun: cfg.DryRun, Complete: r.Complete(),
+		Stored: r.Counts.Stored, Unchanged: r.Counts.Unchanged, Excluded: r.Counts.Excluded,
+		Vanished: r.Counts.Vanished, Changed: r.Counts.Changed, Unreadable: r.Counts.Unreadable,
+		Entries: r.Entries, Bytes: r.Bytes, FilesRead: r.FilesRead, BytesRead: r.BytesRead,
+		DataBlocks: r.DataBlocks, MetaBlocks: r.MetaBlocks, KnownBlocks: r.KnownBlocks, BytesSent: r.Sent,
+		Seconds: time.Since(began).Seconds(), Problems: problems, ProblemsOmitted: omitted,
+	}
+	if !cfg.DryRun {
+		h, err := cfg.Client.History(cmd.Context())
+		if err != nil {
+			return err
+		}
+		t := time.Unix(0, r.Archive.Time).UTC()
+		s.Archive, s.ID, s.Time = restore.Name(h, cfg.Series, r.Archive), r.Archive.ID.String(), &t
+	}
+	if asJSON {
+		e := json.NewEncoder(cmd.OutOrStdout())
+		e.SetIndent("", "  ")
+		if err := e.Encode(s); err != nil {
+			return fmt.Errorf("write summary: %w", err)
+		}
+	} else {
+		s.write(cmd.OutOrStdout())
+	}
+	if !s.Complete {
+		return exit(exitUnread)
+	}
+	return nil
+}
+
+// write writes the summary for a person.
+func (s *summary) write(w io.Writer) {
+	if s.DryRun {
+		fmt.Fprintf(w, "dry run of %s: nothing was stored\n", s.Series)
+	} else {
+		fmt.Fprintln(w, s.Archive)
+	}
+	fmt.Fprintf(w, "  holds      %s with %s: %d new or changed, %d unchanged\n", plural(s.Entries, "path"), size(s.Bytes), s.Stored, s.Unchanged)
+	would := ""
+	if s.DryRun {
+		would = "would be "
+	}
+	if s.FilesRead == 0 {
+		fmt.Fprintf(w, "  read       nothing: no file has changed\n")
+	} else {
+		fmt.Fprintf(w, "  read       %s%s with %s\n", would, plural(s.FilesRead, "file"), size(s.BytesRead))
+	}
+	if !s.DryRun {
+		data := "no data blocks"
+		if s.DataBlocks > 0 {
+			data = plural(s.DataBlocks, "data block")
+		}
+		fmt.Fprintf(w, "  uploaded   %s and %s of the archive's tree, %s sealed; %d were there already\n", data, plural(s.MetaBlocks, "block"), size(s.BytesSent), s.KnownBlocks)
+	}
+	for _, x := range []struct {
+		n    uint64
+		what string
+	}{{s.Excluded, "excluded"}, {s.Vanished, "vanished before they could be read"}, {s.Changed, "changed while they were read; stored as read"}, {s.Unreadable, "could not be read"}} {
+		if x.n > 0 {
+			fmt.Fprintf(w, "  %-9d  %s\n", x.n, x.what)
+		}
+	}
+	fmt.Fprintf(w, "  took       %.1f s\n", s.Seconds)
+}
+
+func problemOf(v archive.Verdict) problemDoc {
+	return problemDoc{pathOf(v.Path), whatOf(v.What), v.Why}
+}
+
+func whatOf(w archive.What) string {
+	switch w {
+	case archive.Excluded:
+		return "excluded"
+	case archive.Vanished:
+		return "vanished"
+	case archive.Changed:
+		return "changed"
+	}
+	return "unreadable"
+}

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/client/archive"
+	"holdfast/client/keyring"
+	"holdfast/client/restore"
+	"holdfast/client/tree"
+	"holdfast/history"
+)
+
+func newList(g *globals) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list [ARCHIVE [PATH]]",
+		Short: "List archives, or what is inside one",
+		Long: `List without arguments lists the vault's archives. With ARCHIVE, which is SERIES for the latest or
+SERIES@TIME, it lists all that is inside, or all that is below PATH.`,
+		Args: args(cobra.MaximumNArgs(2), "holdfast list [ARCHIVE [PATH]]"),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			m, c, err := g.connect(warn)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			fresh := c.Fresh()
+			out := bufio.NewWriter(cmd.OutOrStdout())
+			if len(a) == 0 && m.ReadSeed == nil {
+				h, err := c.History(cmd.Context())
+				if err != nil {
+					return err
+				}
+				sayFresh(fresh)
+				listSealed(out, h)
+				return out.Flush()
+			}
+			v, err := restore.Open(cmd.Context(), m, c)
+			if err != nil {
+				return err
+			}
+			sayFresh(fresh)
+			if len(a) == 0 {
+				err = listArchives(cmd.Context(), out, v, asJSON)
+			} else {
+				var at string
+				if len(a) > 1 {
+					at = a[1]
+				}
+				err = listInside(cmd.Context(), out, m, v, a[0], at, asJSON)
+			}
+			if ferr := out.Flush(); err == nil {
+				err = ferr
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
+	return cmd
+}
+
+// sayFresh tells the user of a machine without a memory what it cannot check.
+func sayFresh(fresh bool) {
+	if fresh {
+		warn("freshness unverified: this machine remembers nothing of the vault, so an old state could not be told from the newest")
+	}
+}
+
+// listSealed lists what a key that cannot read may know of archives.
+func listSealed(w io.Writer, h *history.Vault) {
+	for _, a := range h.Archives {
+		fmt.Fprintf(w, "series %.8s  %s  %d blocks uploaded%s\n", a.Commit.Series, time.Unix(0, a.Time).UTC().Format(time.RFC3339), a.Commit.Blocks, partialMark(a))
+	}
+}
+
+func partialMark(a history.Archive) string {
+	if a.Commit.Partial {
+		return "  partial"
+	}
+	return ""
+}
+
+// archiveDoc is one archive in JSON.
+type archiveDoc struct {
+	Archive    string    `json:"archive"` // SERIES@TIME
+	ID         string    `json:"id"`
+	Series     string    `json:"series"`
+	Time       time.Time `json:"time"` // the service's clock
+	Began      time.Time `json:"began"`
+	Host       string    `json:"host"`
+	User       string    `json:"user"`
+	Machine    string    `json:"machine"` // who signed it
+	Client     string    `json:"client"`
+	Roots      []string  `json:"roots"`
+	Args       []string  `json:"args,omitempty"`
+	Partial    bool      `json:"partial,omitempty"`
+	Entries    uint64    `json:"entries"`
+	Bytes      uint64    `json:"bytes"`
+	Stored     uint64    `json:"stored"`
+	Unchanged  uint64    `json:"unchanged"`
+	Excluded   uint64    `json:"excluded"`
+	Vanished   uint64    `json:"vanished"`
+	Changed    uint64    `json:"changed"`
+	Unreadable uint64    `json:"unreadable"`
+}
+
+func docOf(h *history.Vault, a history.Archive, r *archive.Root) archiveDoc {
+	c := r.Counts
+	return archiveDoc{
+		Archive: restore.Name(h, r.Series, a), ID: a.ID.String(), Series: r.Series,
+		Time: time.Unix(0, a.Time).UTC(), Began: time.Unix(0, r.Time).UTC(),
+		Host: r.Host, User: r.User, Machine: a.Signer.String(), Client: r.Client, Roots: r.Roots, Args: r.Args, Partial: a.Commit.Partial,
+		Entries: r.Entries, Bytes: r.Bytes,
+		Stored: c.Stored, Unchanged: c.Unchanged, Excluded: c.Excluded, Vanished: c.Vanished, Changed: c.Changed, Unreadable: c.Unreadable,
+	}
+}
+
+func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON bool) error {
+	docs := []archiveDoc{}
+	var bad error
+	// One damaged archive must not hide the others.
+	roots, err := v.Roots(ctx, v.History.Archives)
+	if err != nil && !restore.Damaged(err) {
+		return err
+	}
+	for i, a := range v.History.Archives {
+		var r *archive.Root
+		if err == nil {
+			r = roots[i]
+		} else if r, bad = v.Root(ctx, a); bad != nil {
+			if !restore.Damaged(bad) {
+				return bad
+			}
+			warn(fmt.Sprintf("archive %.16s of %s: %v", a.ID, time.Unix(0, a.Time).UTC().Format(time.RFC3339), bad))
+			continue
+		}
+		d := docOf(v.History, a, r)
+		if asJSON {
+			docs = append(docs, d)
+			continue
+		}
+		fmt.Fprintf(w, "%-40s  %9d paths  %10s  %s:%s%s%s\n", oneLine(d.Archive), d.Entries, size(d.Bytes), oneLine(d.Host), quote(strings.Join(d.Roots, " ")), unreadMark(d), partialMark(a))
+	}
+	if asJSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		if err := e.Encode(docs); err != nil {
+			return fmt.Errorf("write list: %w", err)
+		}
+	}
+	if err != nil {
+		return exit(exitDamaged)
+	}
+	return nil
+}
+
+func unreadMark(d archiveDoc) string {
+	if d.Unreadable > 0 {
+		return fmt.Sprintf("  %d unreadable", d.Unreadable)
+	}
+	return ""
+}
+
+// entryDoc is one entry in JSON.
+type entryDoc struct {
+	pathDoc
+	Type       string    `json:"type"`
+	Mode       string    `json:"mode"` // octal
+	UID        uint32    `json:"uid"`
+	GID        uint32    `json:"gid"`
+	User       string    `json:"user,omitempty"`
+	Group      string    `json:"group,omitempty"`
+	Size       uint64    `json:"size"`
+	Mtime      string    `json:"mtime"` // seconds since 1970, with nine decimals
+	Target     *pathDoc  `json:"target,omitempty"`
+	Link       *pathDoc  `json:"link,omitempty"`
+	Device     *[2]int64 `json:"device,omitempty"`
+	Xattrs     []string  `json:"xattrs,omitempty"` // names
+	Changed    bool      `json:"changed,omitempty"`
+	Unreadable bool      `json:"unreadable,omitempty"`
+}
+
+var typeNames = map[archive.Type]string{
+	archive.TypeFile: "file", archive.TypeDir: "dir", archive.TypeSymlink: "symlink", archive.TypeFIFO: "fifo",
+	archive.TypeChar: "char", archive.TypeBlock: "block", archive.TypeSocket: "socket",
+}
+
+func entryOf(e *archive.Entry) entryDoc {
+	d := entryDoc{
+		pathDoc: pathOf(e.Path), Type: typeNames[e.Type], Mode: fmt.Sprintf("%04o", e.Mode), UID: e.UID, GID: e.GID, User: e.User, Group: e.Group,
+		Size: e.Size, Mtime: fmt.Sprintf("%d.%09d", e.Mtime.Sec, e.Mtime.Nsec),
+		Changed: e.Flags&archive.FlagChanged != 0, Unreadable: e.Flags&archive.FlagUnreadable != 0,
+	}
+	if e.Target != "" {
+		p := pathOf(e.Target)
+		d.Target = &p
+	}
+	if e.Link != "" {
+		p := pathOf(e.Link)
+		d.Link = &p
+	}
+	if e.Type == archive.TypeChar || e.Type == archive.TypeBlock {
+		d.Device = &[2]int64{int64(e.Major), int64(e.Minor)}
+	}
+	for _, x := range e.Xattrs {
+		d.Xattrs = append(d.Xattrs, strings.ToValidUTF8(x.Name, "\ufffd"))
+	}
+	return d
+}
+
+func listInside(ctx context.Context, w io.Writer, m *keyring.Machine, v *restore.Vault, spec, at string, asJSON bool) error {
+	a, err := restore.Find(m, v.History, spec)
+	if err != nil {
+		return err
+	}
+	r, err := v.Root(ctx, a)
+	if err != nil {
+		return err
+	}
+	t := v.Tree(a, r)
+	at = strings.Trim(path.Clean("/"+at), "/")
+	if at != "" {
+		if _, err := t.Lookup(ctx, at); err != nil {
+			return fmt.Errorf("%q: %w; `holdfast list %s` shows what is in it", at, err, spec)
+		}
+	}
+	span := tree.Span{Prefix: at}
+	if !asJSON {
+		return t.Walk(ctx, span, func(e *archive.Entry) error {
+			_, err := fmt.Fprintln(w, line(e))
+			return err
+		})
+	}
+	// One document, written as it is read: {"archive": ..., "verdicts": [...], "entries": [...]}.
+	j := &stream{w: w}
+	j.raw(`{"archive": `)
+	j.value(docOf(v.History, a, r))
+	j.raw(`, "verdicts": [`)
+	first := true
+	err = v.Verdicts(ctx, a, r, func(x archive.Verdict) error {
+		if at != "" && x.Path != at && !strings.HasPrefix(x.Path, at+"/") {
+			return nil
+		}
+		j.item(&first, problemOf(x))
+		return j.err
+	})
+	if err != nil {
+		return err
+	}
+	j.raw(`], "entries": [`)
+	first = true
+	if err := t.Walk(ctx, span, func(e *archive.Entry) error {
+		j.item(&first, entryOf(e))
+		return j.err
+	}); err != nil {
+		return err
+	}
+	j.raw("]}\n")
+	return j.err
+}
+
+// stream writes JSON piece by piece and keeps its first error.
+type stream struct {
+	w   io.Writer
+	err error
+}
+
+func (s *stream) raw(text string) {
+	if s.err == nil {
+		_, s.err = io.WriteString(s.w, text)
+	}
+}
+
+func (s *stream) value(v any) {
+	b, err := json.Marshal(v)
+	if s.err == nil {
+		s.err = err
+	}
+	s.raw(string(b))
+}
+
+func (s *stream) item(first *bool, v any) {
+	if !*first {
+		s.raw(",")
+	}
+	*first = false
+	s.raw("\n")
+	s.value(v)
+}
+
+// line shows an entry as ls -l does.
+func line(e *archive.Entry) string {
+	owner := func(name string, id uint32) string {
+		if name != "" {
+			return oneLine(name)
+		}
+		return fmt.Sprint(id)
+	}
+	what := fmt.Sprint(e.Size)
+	if e.Type == archive.TypeChar || e.Type == archive.TypeBlock {
+		what = fmt.Sprintf("%d,%d", e.Major, e.Minor)
+	}
+	s := fmt.Sprintf("%s %s/%s %12s %s %s", modeText(e), owner(e.User, e.UID), owner(e.Group, e.GID), what, e.Mtime.Std().Format("2006-01-02 15:04:05"), quote(e.Path))
+	switch {
+	case e.Link != "":
+		s += " link to " + quote(e.Link)
+	case e.Target != "":
+		s += " -> " + quote(e.Target)
+	}
+	if e.Flags&archive.FlagUnreadable != 0 {
+		s += " (could not be read)"
+	}
+	if e.Flags&archive.FlagChanged != 0 {
+		s += " (changed while it was read)"
+	}
+	return s
+}
+
+func modeText(e *archive.Entry) string {
+	b := []byte("?rwxrwxrwx")
+	if i := int(e.Type); i > 0 && i < 8 {
+		b[0] = "?-dlpcbs"[i]
+	}
+	for i := range 9 {
+		if e.Mode&(1<<(8-i)) == 0 {
+			b[1+i] = '-'
+		}
+	}
+	for _, s := range []struct {
+		bit  uint32
+		at   int
+		x, n byte
+	}{{0o4000, 3, 's', 'S'}, {0o2000, 6, 's', 'S'}, {0o1000, 9, 't', 'T'}} {
+		if e.Mode&s.bit != 0 {
+			if b[s.at] == 'x' {
+				b[s.at] = s.x
+			} else {
+				b[s.at] = s.n
+			}
+		}
+	}
+	return string(b)
+}

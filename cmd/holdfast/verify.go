@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/client/archive"
+	"holdfast/client/restore"
+	"holdfast/history"
+)
+
+func newVerify(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify [ARCHIVE]",
+		Short: "Read back and check everything, restoring nothing",
+		Long: `Verify reads everything that ARCHIVE holds, or every archive of the vault, opens it and checks it. It
+needs as much traffic as restoring, and no space.`,
+		Args: args(cobra.MaximumNArgs(1), "holdfast verify [ARCHIVE]"),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			m, err := g.machine()
+			if err != nil {
+				return err
+			}
+			opt := restore.Options{Progress: new(restore.Progress)}
+			bar := newBar(cmd.Context(), opt.Progress.Bytes.Load, opt.Progress.Entries.Load)
+			defer bar.stop()
+			c := g.dial(m, bar.say)
+			defer c.Close()
+			fresh := c.Fresh()
+			v, err := restore.Open(cmd.Context(), m, c)
+			if err != nil {
+				return err
+			}
+			sayFresh(fresh)
+			archives := v.History.Archives
+			if len(a) == 1 {
+				found, err := restore.Find(m, v.History, a[0])
+				if err != nil {
+					return err
+				}
+				archives = []history.Archive{found}
+			}
+			opt.Problem = func(p restore.Problem) {
+				if restore.Damaged(p.Err) {
+					bar.say(fmt.Sprintf("%s: damaged: %v", quote(p.Path), p.Err))
+				}
+			}
+			began := time.Now()
+			var sum restore.Result
+			damaged := 0
+			all, err := v.Verify(cmd.Context(), archives, opt, func(_ history.Archive, r *archive.Root) { bar.more(r.Bytes, r.Entries) })
+			for _, x := range all {
+				if x.Err != nil {
+					bar.say(fmt.Sprintf("archive %.16s of %s: damaged: %v", x.Archive.ID, time.Unix(0, x.Archive.Time).UTC().Format(time.RFC3339), x.Err))
+				}
+				if x.Err != nil || x.Result.Damaged > 0 {
+					damaged++
+				}
+				sum = sum.Plus(x.Result)
+			}
+			bar.stop()
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "verified %s\n  checked    %s with %s\n  fetched    %s, %s sealed\n  took       %.1f s\n", plural(uint64(len(archives)), "archive"),
+				plural(sum.Entries, "path"), size(sum.Bytes), plural(sum.Blocks, "block"), size(sum.Fetched), time.Since(began).Seconds())
+			if sum.Unread > 0 {
+				fmt.Fprintf(out, "  %-9d  could not be read when the archives were made\n", sum.Unread)
+			}
+			if damaged > 0 {
+				return &codeError{exitDamaged, fmt.Errorf("%s of %d damaged: the paths above cannot be restored from there; restore them from other archives, and tell the service's operator", plural(uint64(damaged), "archive"), len(archives))}
+			}
+			fmt.Fprintln(out, "  everything is there and right")
+			return nil
+		},
+	}
+}
