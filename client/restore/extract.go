@@ -155,7 +155,7 @@ func choose(ctx context.Context, t *tree.Tree, given []string) (paths []string, 
 			}
 		}
 		if _, err := t.Lookup(ctx, p); err != nil {
-			return nil, nil, fmt.Errorf("%q: %w; `holdfast list ARCHIVE` shows what is in it", p, err)
+			return nil, nil, fmt.Errorf("%w; `holdfast list ARCHIVE` shows what is in it", err)
 		}
 	}
 	return kept, parents, nil

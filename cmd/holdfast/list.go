@@ -230,7 +230,7 @@ func listInside(ctx context.Context, w io.Writer, m *keyring.Machine, v *restore
 	at = strings.Trim(path.Clean("/"+at), "/")
 	if at != "" {
 		if _, err := t.Lookup(ctx, at); err != nil {
-			return fmt.Errorf("%q: %w; `holdfast list %s` shows what is in it", at, err, spec)
+			return fmt.Errorf("%w; `holdfast list %s` shows what is in it", err, spec)
 		}
 	}
 	span := tree.Span{Prefix: at}
