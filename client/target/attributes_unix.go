@@ -34,9 +34,9 @@ func (t *Target) wanted(e *archive.Entry) (mode uint32, uid, gid int) {
 	return mode, uid, gid
 }
 
-// attributes sets owner, attributes, time and mode, in this order: a change of owner takes set-id bits and capabilities
-// away; attributes can be set only while the file can be written, and ACLs alter modes; a directory's time can be set
-// only while it can be entered. At the end it looks at what came of it, and notes the file as written by this run.
+// attributes sets owner, time, attributes and mode, in this order: a change of owner takes set-id bits and capabilities
+// away; a directory's time can be set only while it can be entered, which an ACL may forbid; attributes can be set only
+// while the file can be written, and ACLs alter modes. At the end it looks at what came of it, and notes the file as written by this run.
 func (t *Target) attributes(o object, e *archive.Entry) error {
 	fail := func(doing string, err error) error { return fmt.Errorf("%s of %q: %w", doing, e.Path, err) }
 	mode, uid, gid := t.wanted(e)
@@ -57,6 +57,11 @@ func (t *Target) attributes(o object, e *archive.Entry) error {
 			mode &^= unix.S_ISUID | unix.S_ISGID // the bits were meant for another owner
 		}
 	}
+	if ts, err := unix.TimeToTimespec(e.Mtime.Std()); err != nil {
+		t.warn.add(warnInexact, e.Path, err)
+	} else if err := unix.UtimesNanoAt(o.at, o.name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fail("set time", err)
+	}
 	acl := false
 	for _, x := range e.Xattrs {
 		if !t.opt.Privileged && (strings.HasPrefix(x.Name, "security.") || strings.HasPrefix(x.Name, "trusted.")) {
@@ -70,11 +75,6 @@ func (t *Target) attributes(o object, e *archive.Entry) error {
 			t.warn.add(warnXattr, e.Path, fmt.Errorf("%s: %w", x.Name, err))
 		}
 		acl = acl || strings.HasPrefix(x.Name, "system.")
-	}
-	if ts, err := unix.TimeToTimespec(e.Mtime.Std()); err != nil {
-		t.warn.add(warnInexact, e.Path, err)
-	} else if err := unix.UtimesNanoAt(o.at, o.name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fail("set time", err)
 	}
 	link := e.Type == archive.TypeSymlink
 	if !link && (uint32(st.Mode)&0o7777 != mode || mode&0o6000 != 0 || acl) {
