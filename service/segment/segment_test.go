@@ -345,8 +345,31 @@ func TestUndoAndReset(t *testing.T) {
 		t.Fatal("undone to the beginning, and something is left")
 	}
 	more(21)
-	if s := b.Seal(posOther, hash(1)); len(s.Body)-int(s.TrailerLen) != 4 {
-		t.Fatal("after Reset something is left")
+	s := b.Seal(posOther, hash(1))
+	if tr, err := ParseTrailer(s.Body[4:]); err != nil || len(tr.Records) != 1 {
+		t.Fatal("after Reset something is left", err)
+	}
+}
+
+// What no flipped bit turns into: trailers that are wrong and otherwise well-formed.
+func TestParseTrailerRefuses(t *testing.T) {
+	for what, change := range map[string]func(b *Builder){
+		"nothing":                 func(b *Builder) {},
+		"a session twice":         func(b *Builder) { b.sessions[1] = b.sessions[0] },
+		"a session never named":   func(b *Builder) { b.sessions = append(b.sessions, session(50)) },
+		"bytes after the records": func(b *Builder) { b.rec = append(b.rec, 0) },
+		"a record fewer":          func(b *Builder) { b.n-- },
+		"a record more":           func(b *Builder) { b.n++ },
+		"a block outside":         func(b *Builder) { b.buf = b.buf[:len(b.buf)-1] },
+		"a time that overflows":   func(b *Builder) { b.first = math.MaxInt64 },
+		"a negative time":         func(b *Builder) { b.first = -1 },
+	} {
+		b := sample(t, false)
+		change(b)
+		s := b.Seal(posOther, hash(1))
+		if _, err := ParseTrailer(s.Body[len(s.Body)-int(s.TrailerLen):]); (err == nil) != (what == "nothing") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

@@ -222,20 +222,23 @@ func TestCrashAt(t *testing.T) {
 }
 
 func TestCrashEndsWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := sim.New(1)
-		b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Slow: time.Hour} }
-		done := make(chan error)
-		go func() { done <- b.Put(context.Background(), "k", nil) }()
-		synctest.Wait()
-		b.Crash()
-		if err := <-done; !errors.Is(err, sim.ErrCrashed) {
-			t.Fatal(err)
-		}
-		if k := b.Store().Keys(); len(k) > 0 {
-			t.Fatal("a dead process wrote", k)
-		}
-	})
+	for _, f := range []sim.Fault{{Slow: time.Hour}, {Hang: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := sim.New(1)
+			b.OnOp = func(sim.Op, string, int) sim.Fault { return f }
+			start := time.Now()
+			done := make(chan error, 1)
+			go func() { done <- b.Put(context.Background(), "k", nil) }()
+			synctest.Wait()
+			b.Crash()
+			if err := <-done; !errors.Is(err, sim.ErrCrashed) || time.Since(start) > 0 {
+				t.Error(err, "after", time.Since(start))
+			}
+			if k := b.Store().Keys(); len(k) > 0 {
+				t.Error("a dead process wrote", k)
+			}
+		})
+	}
 }
 
 // The schedule of a profile depends on seed, operation, key and attempt, whatever the order of calls.
