@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -214,6 +215,10 @@ func (c *Client) attempt(ctx context.Context, method, path string, body []byte, 
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // which request it was means nothing to people
+		}
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusOK {
@@ -231,6 +236,7 @@ func (c *Client) attempt(ctx context.Context, method, path string, body []byte, 
 		}
 		return nil, fmt.Errorf("%w: HTTP %s", ErrProtocol, resp.Status)
 	}
+	we.Message = strings.TrimSuffix(we.Message, ".") // it will stand inside a sentence
 	return nil, &we
 }
 

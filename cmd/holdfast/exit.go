@@ -93,15 +93,8 @@ func untrusted(err error) bool {
 
 // advice says what to do about an error whose text does not.
 func advice(err error) string {
-	switch wire.CodeOf(err) {
-	case wire.CodeUnknownKey:
-		return "; this machine's key is not enrolled there, check --key, or enrol with `holdfast init`"
-	case wire.CodeForbidden:
-		return "; `holdfast key show` tells what this key may do"
-	case wire.CodeTokenUsed, wire.CodeTokenExpired, wire.CodeTokenUnknown:
-		return "; ask the operator for a new token"
-	case wire.CodeOutOfCredit:
-		return "; pay in, then run the same command again"
+	if wire.CodeOf(err) != "" {
+		return "" // the service's own sentence says it
 	}
 	switch {
 	case errors.Is(err, wire.ErrServiceKey):

@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -107,7 +109,7 @@ func (g *globals) machine() (*keyring.Machine, error) {
 		return nil, err
 	}
 	m, err := keyring.Load(path)
-	if os.IsNotExist(err) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no key file %s; name yours with --key, or make one with `holdfast init`", path)
 	}
 	return m, err
