@@ -99,8 +99,10 @@ func TestMkdirAll(t *testing.T) {
 	if err := WriteFile(filepath.Join(p, "f"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := MkdirAll(filepath.Join(p, "f", "g"), 0o700); err == nil {
-		t.Fatal("made a directory inside a file")
+	for _, bad := range []string{"f", "f/g"} {
+		if err := MkdirAll(filepath.Join(p, bad), 0o700); err == nil {
+			t.Fatalf("made the directory %s where f is a file", bad)
+		}
 	}
 }
 

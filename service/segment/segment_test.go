@@ -335,6 +335,17 @@ func TestUndoAndReset(t *testing.T) {
 	if got := b.Seal(posTakeover, hash(4)); !bytes.Equal(got.Body, want.Body) {
 		t.Error("after Undo: other bytes")
 	}
+	b = sample(t, true)
+	more(99)
+	want = b.Seal(posTakeover, hash(4))
+	b = sample(t, true)
+	m = b.Mark()
+	more(99)
+	b.Undo(m)
+	more(99)
+	if got := b.Seal(posTakeover, hash(4)); !bytes.Equal(got.Body, want.Body) {
+		t.Error("undone and done again: other bytes")
+	}
 	b.Reset()
 	m = b.Mark()
 	if err := b.AddRecord(1, Takeover{Epoch: 7}); err != nil {
