@@ -352,6 +352,9 @@ func TestNodeSizes(t *testing.T) {
 	slices.SortFunc(es, func(a, b *archive.Entry) int { return archive.ComparePaths(a.Path, b.Path) })
 	s := newStore()
 	r := build(t, s, es)
+	if r.Height < 4 {
+		t.Errorf("the longest keys make %d levels only", r.Height)
+	}
 	same(t, "walk", walked(t, s, r, Span{}), es)
 	leaves, sum := 0, 0
 	for _, p := range s.blocks {
@@ -437,10 +440,10 @@ func TestWalkEndsWithItsCallback(t *testing.T) {
 	}
 }
 
-// vectorEntries are a tree of three levels.
+// vectorEntries are a tree of two levels.
 func vectorEntries() []*archive.Entry {
 	es := archivetest.Entries(7, 500)
-	for i := range 1500 { // long names, not shared, make inner nodes end early
+	for i := range 1500 { // long names, not shared, make several leaves
 		es = append(es, &archive.Entry{Path: fmt.Sprintf("%x-%0200d", sha256.Sum256(fmt.Append(nil, i)), i), Type: archive.TypeDir})
 	}
 	xs, size := archivetest.Chunks("big", 3000)
