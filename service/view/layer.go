@@ -1,6 +1,9 @@
 package view
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Layer holds changes to the rows below it in memory. The zero Layer is of no use; see NewLayer. It is not
 // safe for concurrent use.
@@ -105,4 +108,9 @@ func (o *Overlay) Drop(seg *Layer) {
 			delete(o.rows, k)
 		}
 	}
+}
+
+// Pending returns the keys of the rows that differ from the store's.
+func (o *Overlay) Pending() []string {
+	return slices.Collect(maps.Keys(o.rows))
 }

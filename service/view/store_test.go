@@ -135,7 +135,7 @@ func TestCrashedStoreIsAPrefix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	const commits = 400
+	const commits = 160
 	var at [commits + 1][32]byte // digest after each commit
 	at[0] = digest(t, s)
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -151,14 +151,14 @@ func TestCrashedStoreIsAPrefix(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 20 {
-			l.Put(fmt.Appendf(nil, "b%d", rnd.IntN(500)), make([]byte, 2000))
+			l.Put(fmt.Appendf(nil, "b%d", rnd.IntN(200)), make([]byte, 6000))
 			l.Put(fmt.Appendf(nil, "b%d", rnd.IntN(500)), fmt.Appendf(nil, "%d", i))
 		}
 		if err := s.Commit(l); err != nil {
 			t.Fatal(err)
 		}
 		at[i] = digest(t, s)
-		if i%37 == 0 {
+		if i%31 == 0 {
 			for _, percent := range []int{0, 30, 70, 100} {
 				clones = append(clones, clone{fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rnd}), i})
 			}
