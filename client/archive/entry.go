@@ -1,4 +1,3 @@
-// Package archive says what an archive is: the entries of its tree, its root, and their encodings.
 package archive
 
 import (
@@ -41,7 +40,7 @@ type Entry struct {
 	// Extents are the content of a file, in order; their lengths add up to Size.
 	Extents []Extent
 	// Content is the first 16 bytes of the name that the whole content would have as one chunk. It is
-	// set where all extents lie in packs, which cannot be checked one file at a time, and zero otherwise.
+	// set where the content lies in packs (and holes), whose names tell nothing of one file, else zero.
 	Content [16]byte
 	Flags   Flags
 }
