@@ -183,7 +183,11 @@ func (c *Client) persist(ctx context.Context, try func(ctx context.Context, aliv
 		if errors.As(err, &we) && we.RetryAfter > 0 {
 			wait = time.Duration(we.RetryAfter)*time.Second + rand.N(time.Second)
 		}
-		pause = min(2*pause, longPause)
+		if wire.CodeOf(err) == wire.CodeOutOfOrder {
+			wait = firstPause / 4 // the batch before it is under way: that is no trouble of the service's
+		} else {
+			pause = min(2*pause, longPause)
+		}
 		failing := time.Since(since)
 		if failing+wait > c.opt.Patience {
 			return &UnavailableError{Address: c.m.Address, Waited: failing, Err: err}

@@ -1,0 +1,313 @@
+// Package remotetest is a service for the tests of client packages. It keeps blocks and records in memory
+// and holds a client to the protocol: what breaks it fails the test.
+package remotetest
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast"
+	"holdfast/client/keyring"
+	"holdfast/client/remote"
+	"holdfast/history"
+	"holdfast/wire"
+)
+
+// Service is a service that keeps its promises: it orders records as history.Vault allows, forgets sessions
+// when it is restarted, takes batches in their order, and fails the test where the protocol is broken.
+type Service struct {
+	Machine *keyring.Machine
+	Owner   keyring.Owner
+	LogKey  ed25519.PrivateKey
+	t       testing.TB
+	key     ed25519.PrivateKey
+
+	Mu      sync.Mutex // guards what follows, except while no request is under way
+	Vault   *history.Vault
+	Entries []history.Entry
+	Blocks  map[holdfast.Name][]byte
+	Order   []holdfast.Name         // as blocks were first stored
+	State   map[holdfast.Name]uint8 // what a fetch answers instead of a block
+	Served  map[string]int          // requests by the last part of their path
+	Links   bool                    // refuse blocks whose links are missing, and bytes that are no block
+
+	// Hook may answer a request in the service's place (true), or do something before it.
+	Hook func(w http.ResponseWriter, r *http.Request) bool
+	// After is called when the service has done what was asked, before it answers; true drops the answer.
+	After func(path string) bool
+
+	sessions map[string]uint64 // open ones, and the number of their last batch
+}
+
+// New starts a service without a vault. It ends with the test.
+func New(t testing.TB) *Service {
+	t.Helper()
+	seed := func(b byte) []byte {
+		s := make([]byte, 32)
+		s[0] = b
+		return s
+	}
+	f := &Service{
+		t: t, Owner: keyring.OwnerOf(holdfast.Key(seed(1))), key: ed25519.NewKeyFromSeed(seed(2)), LogKey: ed25519.NewKeyFromSeed(seed(3)),
+		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Served: map[string]int{}, Vault: &history.Vault{},
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", wire.ServerConfig(f.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: f}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+
+	f.Machine = f.Owner.NewMachine(holdfast.VaultID{}, keyring.NewGroup(), holdfast.RightsAll, history.DefaultChunk)
+	f.Machine.Address = l.Addr().String()
+	f.Machine.ServiceKey = wire.PublicKey(f.key.Public().(ed25519.PublicKey))
+	f.Machine.LogKey = wire.PublicKey(f.LogKey.Public().(ed25519.PublicKey))
+	return f
+}
+
+// Enrol makes the vault through a client, which it returns.
+func (f *Service) Enrol(opt remote.Options) *remote.Client {
+	f.t.Helper()
+	genesis := remote.Genesis(f.Owner, f.Machine.Hist)
+	f.Machine.Vault = holdfast.VaultID(genesis.ID())
+	c := f.Dial(opt)
+	if err := c.Enrol(f.t.Context(), wire.Token{}, f.Owner.SignKey(), genesis); err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
+// Dial returns another client with the same key.
+func (f *Service) Dial(opt remote.Options) *remote.Client {
+	c := remote.Dial(f.Machine, opt)
+	f.t.Cleanup(c.Close)
+	return c
+}
+
+// Restart forgets what a service keeps in memory only.
+func (f *Service) Restart() {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	f.sessions = map[string]uint64{}
+}
+
+// ServeHTTP answers one request.
+func (f *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.Hook != nil && f.Hook(w, r) {
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the client went away
+	}
+	f.Mu.Lock()
+	last := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	f.Served[last]++
+	answer, err := f.answer(r, body)
+	f.Mu.Unlock()
+	if err == nil && f.After != nil && f.After(last) {
+		panic(http.ErrAbortHandler)
+	}
+	if err != nil {
+		var we *wire.Error
+		if !errors.As(err, &we) {
+			f.t.Errorf("%s %s: %v", r.Method, r.URL, err)
+			we = &wire.Error{Code: wire.CodeBadRequest, Message: err.Error()}
+		}
+		w.WriteHeader(we.Code.Status())
+		json.NewEncoder(w).Encode(we)
+		return
+	}
+	w.Write(answer)
+}
+
+func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, wire.Prefix+"/"), "/")
+	switch parts[0] {
+	case "redeem":
+		return []byte(`{"account":"test"}`), nil
+	case "history":
+		after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		var out []byte
+		for _, e := range f.Entries {
+			if e.N > after && len(out) < 2000 { // in several answers
+				out = e.Append(out)
+			}
+		}
+		return out, nil
+	case "records":
+		return f.record(body, false)
+	case "sessions":
+		if len(parts) == 1 {
+			return f.record(body, true)
+		}
+		return f.session(parts[1], parts[2], r, body)
+	case "groups":
+		names, err := wire.ParseNames(body)
+		if err != nil {
+			return nil, err
+		}
+		var out []byte
+		for _, n := range names {
+			fr := wire.Frame{Name: n, Status: f.State[n]}
+			if fr.Status == wire.FrameBlock {
+				fr.Sealed = f.Blocks[n]
+				if fr.Sealed == nil {
+					fr.Status = wire.FrameAbsent
+				}
+			}
+			out = wire.AppendFrame(out, fr)
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("no such request")
+}
+
+func (f *Service) record(body []byte, open bool) ([]byte, error) {
+	rec, err := history.ParseRecord(body)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range f.Entries {
+		if e.Record.ID() == rec.ID() {
+			if open {
+				f.openSession(rec)
+			}
+			return e.Append(nil), nil
+		}
+	}
+	if _, err := f.Vault.Check(rec); err != nil {
+		var stale *history.StaleError
+		if errors.As(err, &stale) {
+			return nil, &wire.Error{Code: wire.CodeStaleChain, Message: "stale", Chain: &wire.Chain{Seq: stale.Want.Seq, Prev: hex.EncodeToString(stale.Want.Prev[:])}}
+		}
+		return nil, err
+	}
+	if b, _ := history.ParseBody(rec.Body); f.Links && b.Type == history.TypeCommit {
+		if c, _ := history.ParseCommit(b.Fields); f.Blocks[c.Root] == nil {
+			return nil, missing(c.Root)
+		}
+	}
+	id := f.Vault.ID
+	if f.Vault.N == 0 {
+		id = holdfast.VaultID(rec.ID())
+	}
+	e := history.Stamp(id, f.Vault.N+1, f.Vault.Head, time.Now().UnixNano(), rec, f.LogKey)
+	if err := f.Vault.Follow(e, f.LogKey.Public().(ed25519.PublicKey), f.Machine.Hist); err != nil {
+		return nil, err
+	}
+	f.Entries = append(f.Entries, e)
+	if open {
+		f.openSession(rec)
+	}
+	return e.Append(nil), nil
+}
+
+// check refuses a block that the service cannot keep.
+func (f *Service) check(fr wire.Frame) error {
+	if !f.Links {
+		return nil
+	}
+	h, _, err := wire.ParseBlockHeader(fr.Sealed)
+	if err != nil {
+		return err
+	}
+	var lacks []holdfast.Name
+	for _, l := range h.Links {
+		if f.Blocks[l] == nil {
+			lacks = append(lacks, l)
+		}
+	}
+	if len(lacks) > 0 {
+		return missing(lacks...)
+	}
+	return nil
+}
+
+func missing(names ...holdfast.Name) error {
+	e := &wire.Error{Code: wire.CodeMissing, Message: "Blocks that are needed are not there."}
+	for _, n := range names[:min(len(names), wire.MaxMissing)] {
+		e.Missing = append(e.Missing, n.String())
+	}
+	return e
+}
+
+func (f *Service) openSession(rec history.Record) {
+	b, _ := history.ParseBody(rec.Body)
+	o, err := history.ParseOpen(b.Fields)
+	if err != nil {
+		f.t.Errorf("open record: %v", err)
+	}
+	f.sessions[o.Session.String()] = 0
+}
+
+func (f *Service) session(sid, what string, r *http.Request, body []byte) ([]byte, error) {
+	done, ok := f.sessions[sid]
+	if !ok {
+		return nil, &wire.Error{Code: wire.CodeSessionGone, Message: "gone"}
+	}
+	switch what {
+	case "have":
+		names, err := wire.ParseNames(body)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]byte, len(names))
+		for i, n := range names {
+			if f.Blocks[n] != nil {
+				out[i] = 1
+			}
+		}
+		return out, nil
+	case "blocks":
+		seq, err := strconv.ParseUint(r.URL.Query().Get("seq"), 10, 64)
+		if err != nil || seq == 0 {
+			return nil, fmt.Errorf("batch number: %w", err)
+		}
+		if seq > done+1 {
+			return nil, &wire.Error{Code: wire.CodeOutOfOrder, Message: "early"}
+		}
+		if len(body) > holdfast.MaxBatch {
+			return nil, fmt.Errorf("batch of %d bytes", len(body))
+		}
+		f.sessions[sid] = max(done, seq)
+		var st wire.Stored
+		for rd := strings.NewReader(string(body)); rd.Len() > 0; {
+			fr, err := wire.ReadFrame(rd)
+			if err != nil {
+				return nil, err
+			}
+			if f.Blocks[fr.Name] != nil {
+				st.Known++
+				continue
+			}
+			if err := f.check(fr); err != nil {
+				return nil, err
+			}
+			st.Stored++
+			f.Blocks[fr.Name] = fr.Sealed
+			f.Order = append(f.Order, fr.Name)
+		}
+		return json.Marshal(st)
+	case "close":
+		delete(f.sessions, sid)
+		return []byte("{}"), nil
+	}
+	return nil, fmt.Errorf("no such request")
+}
