@@ -489,7 +489,12 @@ func TestDurableBeforeAnswer(t *testing.T) {
 		if d := time.Since(start); d < 3*time.Second {
 			w.Errorf("a commit was acknowledged after %v, its PUT takes 3 s", d)
 		}
-		// Known blocks that are not durable yet are not answered sooner.
+		// Known blocks that are not durable yet are not answered sooner, and no body waits with them.
+		time.AfterFunc(2*time.Second, func() {
+			if free := w.srv.uploads.free; free != uploadMemory {
+				w.Errorf("%d bytes are free while uploads wait for their acknowledgement", free)
+			}
+		})
 		block := frame(name(2), sealed(sid, holdfast.KindChunk, 10))
 		var wg sync.WaitGroup
 		for range 2 {

@@ -68,6 +68,9 @@ func TestTurnsFailureSendsTheRestBack(t *testing.T) {
 		}
 		tr.done(a[1])
 		tr.fail(a[2])
+		if tr.next != 2 || tr.admit != 2 {
+			t.Errorf("next %d, admit %d: the turn did not go back", tr.next, tr.admit)
+		}
 		for k := 3; k <= 4; k++ {
 			if err := tr.turn(t.Context(), a[k]); code(err) != wire.CodeOutOfOrder {
 				t.Errorf("batch %d behind the failed one: %v", k, err)
