@@ -194,7 +194,14 @@ func roundTrip(t *testing.T, dir string, privileged bool) {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := torture.Make(tree, torture.Options{LargeDir: 2000}); err != nil {
+	if err := torture.Make(tree, torture.Options{LargeDir: 500}); err != nil {
+		t.Fatal(err)
+	}
+	// A directory that its owner may list but, by its ACL, not enter: user::rw-, user:1234:rwx and the rest.
+	closed := filepath.Join(tree, "closed")
+	acl := "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\xd2\x04\x00\x00" +
+		"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+	if err := errors.Join(os.Mkdir(closed, 0o700), syscall.Setxattr(closed, "system.posix_acl_access", []byte(acl), 0)); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "out")

@@ -286,6 +286,9 @@ func (m *maker) attributes() {
 	const none = 1<<32 - 1
 	// user::rw-, user:1234:r--, group::r--, group:4321:rwx, mask::rwx, other::---
 	access := acl([3]uint32{1, 6, none}, [3]uint32{2, 4, 1234}, [3]uint32{4, 4, none}, [3]uint32{8, 7, 4321}, [3]uint32{16, 7, none}, [3]uint32{32, 0, none})
+	// Directories that inherit it must stay open to their owner, or a user could not read them again.
+	inherited := bytes.Clone(access)
+	inherited[4+2] = 7
 	m.within("attributes", func() {
 		m.file("file", "with attributes")
 		m.xattr("file", "user.text", []byte("value"))
@@ -305,7 +308,7 @@ func (m *maker) attributes() {
 			m.dir("directory-before")
 		})
 		m.xattr("acl-directory", "user.of-directory", []byte("1"))
-		m.xattr("acl-directory", "system.posix_acl_default", access)
+		m.xattr("acl-directory", "system.posix_acl_default", inherited)
 		m.within("acl-directory", func() {
 			m.file("after", "inherits")
 			m.dir("directory-after")
