@@ -8,44 +8,54 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"holdfast/internal/part"
 )
 
-// TestManyRuns backs up a tree of small files again and again with 1 % of them changed. The bucket must
-// stay below 1.5 times one full backup of the last state, the archives' own trees aside, and reading the last
-// archive must not cost more than twice its bytes, although its files are scattered over many packs.
+// TestManyRuns backs up a tree again and again with 1 % of its files changed. Most files are small and most
+// bytes are in a few large ones, as usual; a small file changes altogether, a large one in one place. Nothing is
+// ever freed here: the bucket keeps every state. It must stay below 1.5 times one full backup of the
+// last one, the archives' own trees aside, and reading the last archive must not cost more than twice
+// its bytes, although its files are scattered over the packs of many runs.
 func TestManyRuns(t *testing.T) {
-	runs, files := 25, 1000
+	runs, small, large := 25, 600, 12
 	if part.Heavy() {
-		runs, files = 100, 4000
+		runs, small, large = 100, 1900, 100
 	}
+	const largeSize = 2 << 20
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
-	tree := smallTree(t, dir, "tree", 7, files)
+	tree := smallTree(t, dir, "tree", 7, small)
 	r := rand.New(noise(8))
+	largeFile := func(i int) string { return filepath.Join(tree, fmt.Sprintf("large-%03d", i)) }
+	for i := range large {
+		writeNoise(t, largeFile(i), r.Uint64(), largeSize)
+	}
 	for run := range runs {
 		if run > 0 {
-			for range files / 100 {
-				i := r.IntN(files)
-				writeText(t, filepath.Join(tree, fmt.Sprintf("%03d", i/50), fmt.Sprintf("file-%05d", i)), r.Uint64(), r.IntN(32<<10))
+			for range (small + large) / 100 {
+				if i := r.IntN(small + large); i < small {
+					writeText(t, filepath.Join(tree, fmt.Sprintf("%03d", i/50), fmt.Sprintf("file-%05d", i)), r.Uint64(), r.IntN(32<<10))
+				} else {
+					overwrite(t, largeFile(i-small), fmt.Sprintf("run %d", run), r.Int64N(largeSize-100))
+				}
 			}
 		}
 		c.ok("create", "-C", dir, "tree", "tree")
 	}
-	kinds := storedKinds(t, s, 0)
-	data, trees := kinds["chunk"]+kinds["pack"], kinds["tree"]+kinds["archive"]
+	trees := func(s *service) int64 { k := storedKinds(t, s, 0); return k["tree"] + k["archive"] }
+	all, full := s.bucketBytes(), int64(0)
 
 	fresh := newService(t)
 	f := newClient(t, fresh)
 	f.ok("create", "-C", dir, "tree", "tree")
-	full := storedKinds(t, fresh, 0)
-	fullData := full["chunk"] + full["pack"]
-	t.Logf("%d runs: %d KiB of data, %d KiB of trees, bucket %d KiB; one full backup: %d KiB of data, %d KiB of trees, bucket %d KiB",
-		runs, data>>10, trees>>10, s.bucketBytes()>>10, fullData>>10, (full["tree"]+full["archive"])>>10, fresh.bucketBytes()>>10)
-	if all := s.bucketBytes() - trees; all > fresh.bucketBytes()*3/2 {
-		t.Errorf("without the archives' trees the bucket holds %d bytes, more than 1.5 times the %d of one full backup", all, fresh.bucketBytes())
+	full = fresh.bucketBytes()
+	t.Logf("after %d runs the bucket has %d KiB, %d of them trees; one full backup %d KiB, %d of them trees",
+		runs, all>>10, trees(s)>>10, full>>10, trees(fresh)>>10)
+	if all-trees(s) > full*3/2 {
+		t.Errorf("without the archives' trees the bucket holds %d bytes, more than 1.5 times the %d of one full backup", all-trees(s), full)
 	}
 
 	once := f.ok("extract", "tree", "--target", filepath.Join(dir, "fresh"))
@@ -56,6 +66,47 @@ func TestManyRuns(t *testing.T) {
 	}
 	same(t, tree, filepath.Join(dir, "out", "tree"))
 	s.clean()
+}
+
+// overwrite puts text over what a file has at off.
+func overwrite(t testing.TB, file, text string, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(text), off); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTouchedFiles sets the times of all files: they are read again, but nothing is stored but a new tree.
+// Then some small files are touched while others change; only the others may be stored.
+func TestTouchedFiles(t *testing.T) {
+	s := newService(t)
+	c := newClient(t, s)
+	dir := scratch(t)
+	const files = 300
+	tree := smallTree(t, dir, "tree", 9, files)
+	create := []string{"create", "-C", dir, "tree", "tree"}
+	c.ok(create...)
+	now := time.Now()
+	for i := range files {
+		if err := os.Chtimes(filepath.Join(tree, fmt.Sprintf("%03d", i/50), fmt.Sprintf("file-%05d", i)), now, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeNoise(t, filepath.Join(tree, "005", "file-00260"), 1, 20_000)
+	c.ok(create...)
+	if kinds := storedKinds(t, s, 2); kinds["chunk"]+kinds["pack"] > 30_000 {
+		t.Errorf("300 files touched and one of 20,000 bytes changed: %v bytes stored by kind", kinds)
+	}
+	c.ok("extract", "tree", "--target", filepath.Join(dir, "out"))
+	same(t, tree, filepath.Join(dir, "out", "tree"))
 }
 
 // TestMillionFiles holds the ceilings on memory, and with them scenario C14's directory of a million

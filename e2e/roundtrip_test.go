@@ -100,8 +100,7 @@ func roundTripTorture(t *testing.T, uid uint32) {
 	c.ok(args...)
 	got := filepath.Join(dir, "out", "tree")
 	equalDescriptions(t, tree, got)
-	// rsync would read the large holes byte by byte.
-	same(t, tree, got, "--max-size=1g")
+	same(t, tree, got, "--exclude=tebibyte") // rsync would read the hole byte by byte
 	s.peak()
 	s.clean()
 }
@@ -222,16 +221,7 @@ func TestLargeFile(t *testing.T) {
 		}
 	}
 
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteAt(bytes.Repeat([]byte("edited "), 150), size/2); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	overwrite(t, file, strings.Repeat("edited ", 150), size/2)
 	check("an edit in the middle")
 
 	prepend(t, file, "x")

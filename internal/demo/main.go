@@ -215,7 +215,7 @@ func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 // build compiles the two programs below the stage's directory.
 func (s *stage) build() error {
-	say("  $ go build ./cmd/holdfast ./cmd/holdfastd")
+	say("\n  $ go build ./cmd/holdfast ./cmd/holdfastd")
 	cmd := exec.CommandContext(s.ctx, "go", "build", "-o", filepath.Join(s.dir, "bin")+string(filepath.Separator), "./cmd/holdfast", "./cmd/holdfastd")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -234,19 +234,20 @@ func (s *stage) show(program string, args ...string) (string, error) {
 		}
 		shown[i] = a
 	}
-	say("  $ %s %s", program, strings.Join(shown, " "))
+	say("\n  $ %s %s", program, strings.Join(shown, " "))
 	cmd := exec.CommandContext(s.ctx, filepath.Join(s.dir, "bin", program), args...)
 	cmd.Dir = s.dir
-	var out, all bytes.Buffer
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &all), &all
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
 	err := cmd.Run()
-	for line := range strings.Lines(all.String()) {
+	for line := range strings.Lines(out.String() + said.String()) {
 		line = strings.ReplaceAll(strings.TrimRight(line, "\n"), s.dir, "...")
 		if len(line) > 120 {
 			line = line[:100] + "[...]"
 		}
 		say("    %s", line)
 	}
+	say("")
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", program, args[0], err)
 	}
@@ -312,7 +313,7 @@ func (s *stage) serve() error {
 		if !ok {
 			return errors.New("the service ended before it was ready")
 		}
-		say("    %s", line)
+		say("    %s\n", line)
 		return nil
 	case <-time.After(patience):
 		return fmt.Errorf("the service was not ready within %v", patience)
