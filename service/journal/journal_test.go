@@ -40,76 +40,78 @@ func newClient(t *testing.T, j *Journal, n int) *client {
 
 // What is appended is there after a restart, from the view and without it, on a real disk.
 func TestRestartAndRebuildOnDisk(t *testing.T) {
-	base := t.TempDir()
-	b, err := dir.Create(filepath.Join(base, "bucket"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := config(b)
-	cfg.Dir = filepath.Join(base, "view")
-	j := mustOpen(t, cfg)
-	c := newClient(t, j, 1)
-	for run := range 3 {
-		if err := c.backup(context.Background(), run, 10); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		base := t.TempDir()
+		b, err := dir.Create(filepath.Join(base, "bucket"))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	c.check(t, j)
-	mustClose(t, j)
+		cfg := config(b)
+		cfg.Dir = filepath.Join(base, "view")
+		j := mustOpen(t, cfg)
+		c := newClient(t, j, 1)
+		for run := range 3 {
+			if err := c.backup(context.Background(), run, 10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.check(t, j)
+		mustClose(t, j)
 
-	j = mustOpen(t, cfg)
-	c.check(t, j)
-	if i := j.Info(); i.Epoch != 2 || i.Replayed != 0 || i.Rebuilt {
-		t.Fatalf("%+v", i)
-	}
-	c.resume(t, j)
-	if err := c.backup(context.Background(), 3, 5); err != nil {
-		t.Fatal(err)
-	}
-	want, pos, err := j.Digest(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustClose(t, j)
+		j = mustOpen(t, cfg)
+		c.check(t, j)
+		if i := j.Info(); i.Epoch != 2 || i.Replayed != 0 || i.Rebuilt {
+			t.Fatalf("%+v", i)
+		}
+		c.resume(t, j)
+		if err := c.backup(context.Background(), 3, 5); err != nil {
+			t.Fatal(err)
+		}
+		want, pos, err := j.Digest(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, j)
 
-	r, err := Check(context.Background(), cfg, nil)
-	if err != nil || r.Digest != want || r.Position != pos || r.Blocks != 10*3+5+4*2 {
-		t.Fatalf("%+v, %v", r, err)
-	}
+		r, err := Check(context.Background(), cfg, nil)
+		if err != nil || r.Digest != want || r.Position != pos || r.Blocks != 10*3+5+4*2 {
+			t.Fatalf("%+v, %v", r, err)
+		}
 
-	// Another machine with nothing but the bucket.
-	lost := cfg
-	lost.Dir, lost.Host = filepath.Join(base, "other"), hostB
-	if _, err := Open(context.Background(), lost); !errors.Is(err, ErrOwned) {
-		t.Fatalf("start on a foreign cell: %v", err)
-	}
-	lost.Takeover = true
-	j = mustOpen(t, lost)
-	if !j.Info().Rebuilt {
-		t.Fatal("made from what?")
-	}
-	c.check(t, j)
-	want, pos, _ = j.Digest(context.Background())
-	mustClose(t, j)
-	r, err = Check(context.Background(), lost, nil)
-	if err != nil || r.Digest != want || r.Position != pos {
-		t.Fatalf("%+v, %v", r, err)
-	}
-	if _, err := Open(context.Background(), cfg); !errors.Is(err, ErrOwned) {
-		t.Fatalf("the old host took the cell back: %v", err)
-	}
+		// Another machine with nothing but the bucket.
+		lost := cfg
+		lost.Dir, lost.Host = filepath.Join(base, "other"), hostB
+		if _, err := Open(context.Background(), lost); !errors.Is(err, ErrOwned) {
+			t.Fatalf("start on a foreign cell: %v", err)
+		}
+		lost.Takeover = true
+		j = mustOpen(t, lost)
+		if !j.Info().Rebuilt {
+			t.Fatal("made from what?")
+		}
+		c.check(t, j)
+		want, pos, _ = j.Digest(context.Background())
+		mustClose(t, j)
+		r, err = Check(context.Background(), lost, nil)
+		if err != nil || r.Digest != want || r.Position != pos {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if _, err := Open(context.Background(), cfg); !errors.Is(err, ErrOwned) {
+			t.Fatalf("the old host took the cell back: %v", err)
+		}
 
-	lost.Takeover = false
-	r, err = Rebuild(context.Background(), lost)
-	if err != nil || r.Position.Epoch != pos.Epoch+1 || r.Segments < 10 {
-		t.Fatalf("%+v, %v", r, err)
-	}
-	j = mustOpen(t, lost)
-	if i := j.Info(); i.Rebuilt || i.Replayed != 0 {
-		t.Fatalf("the rebuilt view is not used: %+v", i)
-	}
-	c.check(t, j)
-	mustClose(t, j)
+		lost.Takeover = false
+		r, err = Rebuild(context.Background(), lost)
+		if err != nil || r.Position.Epoch != pos.Epoch+1 || r.Segments < 10 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		j = mustOpen(t, lost)
+		if i := j.Info(); i.Rebuilt || i.Replayed != 0 {
+			t.Fatalf("the rebuilt view is not used: %+v", i)
+		}
+		c.check(t, j)
+		mustClose(t, j)
+	})
 }
 
 func TestGroupCommit(t *testing.T) {
@@ -231,126 +233,130 @@ func TestLargeSegmentsAreSealedAndAppendWaits(t *testing.T) {
 }
 
 func TestAppendIsAllOrNothing(t *testing.T) {
-	b := sim.New(1)
-	j := mustOpen(t, config(b))
-	c := newClient(t, j, 1)
-	ctx := context.Background()
-	if err := c.record(ctx, c.Open()); err != nil {
-		t.Fatal(err)
-	}
-	before := func() (n int, size int) {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		return len(j.overlay.Pending()), j.cur.b.Size()
-	}
-	rows, size := before()
-	boom := errors.New("boom")
-	store := func(tx *Tx, b viewtest.Block) error { return tx.Stored(c.Session, b.Name, b.Kind, b.Links, b.Sealed) }
-	for name, fn := range map[string]func(tx *Tx) error{
-		"error": func(tx *Tx) error { return errors.Join(store(tx, c.Chunk(1, 100)), boom) },
-		"panic": func(tx *Tx) error {
-			if err := store(tx, c.Chunk(1, 100)); err != nil {
-				t.Fatal(err)
-			}
-			panic("fn panics")
-		},
-		"too large": func(tx *Tx) error {
-			for i := range 10 {
-				if err := store(tx, c.Chunk(i, 4<<20)); err != nil {
-					if i == 0 || !errors.Is(err, ErrTooLarge) {
-						t.Errorf("block %d: %v", i, err)
-					}
-					return err
+	synctest.Test(t, func(t *testing.T) {
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		c := newClient(t, j, 1)
+		ctx := context.Background()
+		if err := c.record(ctx, c.Open()); err != nil {
+			t.Fatal(err)
+		}
+		before := func() (n int, size int) {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			return len(j.overlay.Pending()), j.cur.b.Size()
+		}
+		rows, size := before()
+		boom := errors.New("boom")
+		store := func(tx *Tx, b viewtest.Block) error { return tx.Stored(c.Session, b.Name, b.Kind, b.Links, b.Sealed) }
+		for name, fn := range map[string]func(tx *Tx) error{
+			"error": func(tx *Tx) error { return errors.Join(store(tx, c.Chunk(1, 100)), boom) },
+			"panic": func(tx *Tx) error {
+				if err := store(tx, c.Chunk(1, 100)); err != nil {
+					t.Fatal(err)
 				}
-			}
-			return nil
-		},
-		"missing": func(tx *Tx) error {
-			return errors.Join(store(tx, c.Chunk(1, 100)), store(tx, c.Over(holdfast.KindTree, 1, c.Chunk(2, 1).Name)))
-		},
-	} {
-		func() {
-			defer func() {
-				if r := recover(); (r != nil) != (name == "panic") {
-					t.Errorf("%s: %v", name, r)
+				panic("fn panics")
+			},
+			"too large": func(tx *Tx) error {
+				for i := range 10 {
+					if err := store(tx, c.Chunk(i, 4<<20)); err != nil {
+						if i == 0 || !errors.Is(err, ErrTooLarge) {
+							t.Errorf("block %d: %v", i, err)
+						}
+						return err
+					}
+				}
+				return nil
+			},
+			"missing": func(tx *Tx) error {
+				return errors.Join(store(tx, c.Chunk(1, 100)), store(tx, c.Over(holdfast.KindTree, 1, c.Chunk(2, 1).Name)))
+			},
+		} {
+			func() {
+				defer func() {
+					if r := recover(); (r != nil) != (name == "panic") {
+						t.Errorf("%s: %v", name, r)
+					}
+				}()
+				if _, err := j.Append(ctx, fn); err == nil {
+					t.Errorf("%s: no error", name)
 				}
 			}()
-			if _, err := j.Append(ctx, fn); err == nil {
-				t.Errorf("%s: no error", name)
+			if r, s := before(); r != rows || s != size {
+				t.Fatalf("%s left %d rows and %d bytes behind", name, r-rows, s-size)
 			}
-		}()
-		if r, s := before(); r != rows || s != size {
-			t.Fatalf("%s left %d rows and %d bytes behind", name, r-rows, s-size)
 		}
-	}
-	// A refusal inside leaves the transaction usable.
-	tk, err := j.Append(ctx, func(tx *Tx) error {
-		if err := store(tx, c.Chunk(1, 100)); err != nil {
+		// A refusal inside leaves the transaction usable.
+		tk, err := j.Append(ctx, func(tx *Tx) error {
+			if err := store(tx, c.Chunk(1, 100)); err != nil {
+				return err
+			}
+			if err := store(tx, c.Chunk(1, 100)); !errors.Is(err, view.ErrDuplicate) {
+				t.Errorf("stored twice: %v", err)
+			}
+			var missing *view.MissingError
+			if err := store(tx, c.Over(holdfast.KindTree, 1, c.Chunk(2, 1).Name)); !errors.As(err, &missing) {
+				t.Errorf("missing: %v", err)
+			}
+			return store(tx, c.Over(holdfast.KindTree, 2, c.Chunk(1, 1).Name))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Sequenced(func(r view.Reader) error {
+			_, ok, err := r.Block(c.Vault, c.Group, c.Chunk(1, 1).Name)
+			if !ok {
+				t.Error("a sequenced block is not there")
+			}
 			return err
+		}); err != nil {
+			t.Fatal(err)
 		}
-		if err := store(tx, c.Chunk(1, 100)); !errors.Is(err, view.ErrDuplicate) {
-			t.Errorf("stored twice: %v", err)
+		if _, ok, _ := j.Acked().Block(c.Vault, c.Group, c.Chunk(1, 1).Name); ok {
+			t.Error("a block is acknowledged before it is durable")
 		}
-		var missing *view.MissingError
-		if err := store(tx, c.Over(holdfast.KindTree, 1, c.Chunk(2, 1).Name)); !errors.As(err, &missing) {
-			t.Errorf("missing: %v", err)
+		j.Flush()
+		if err := tk.Wait(ctx); err != nil {
+			t.Fatal(err)
 		}
-		return store(tx, c.Over(holdfast.KindTree, 2, c.Chunk(1, 1).Name))
+		if _, ok, _ := j.Acked().Block(c.Vault, c.Group, c.Chunk(1, 1).Name); !ok {
+			t.Error("an acknowledged block is not there")
+		}
+		checkStore(t, b.Store(), j)
+		mustClose(t, j)
+		if _, err := j.Append(ctx, func(*Tx) error { return nil }); !errors.Is(err, ErrClosed) || !errors.Is(err, ErrStopped) {
+			t.Errorf("append after close: %v", err)
+		}
+		mustClose(t, j)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := j.Sequenced(func(r view.Reader) error {
-		_, ok, err := r.Block(c.Vault, c.Group, c.Chunk(1, 1).Name)
-		if !ok {
-			t.Error("a sequenced block is not there")
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok, _ := j.Acked().Block(c.Vault, c.Group, c.Chunk(1, 1).Name); ok {
-		t.Error("a block is acknowledged before it is durable")
-	}
-	j.Flush()
-	if err := tk.Wait(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok, _ := j.Acked().Block(c.Vault, c.Group, c.Chunk(1, 1).Name); !ok {
-		t.Error("an acknowledged block is not there")
-	}
-	checkStore(t, b.Store(), j)
-	mustClose(t, j)
-	if _, err := j.Append(ctx, func(*Tx) error { return nil }); !errors.Is(err, ErrClosed) || !errors.Is(err, ErrStopped) {
-		t.Errorf("append after close: %v", err)
-	}
-	mustClose(t, j)
 }
 
 // Many at once, under the race detector.
 func TestConcurrentClients(t *testing.T) {
-	b := sim.New(1)
-	j := mustOpen(t, config(b))
-	var wg sync.WaitGroup
-	clients := make([]*client, 8)
-	for i := range clients {
-		clients[i] = newClient(t, j, i)
-		wg.Go(func() {
-			for run := range 3 {
-				if err := clients[i].backup(context.Background(), run, 7); err != nil {
-					t.Error(describe(run, err))
+	synctest.Test(t, func(t *testing.T) {
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		var wg sync.WaitGroup
+		clients := make([]*client, 8)
+		for i := range clients {
+			clients[i] = newClient(t, j, i)
+			wg.Go(func() {
+				for run := range 3 {
+					if err := clients[i].backup(context.Background(), run, 7); err != nil {
+						t.Error(describe(run, err))
+					}
+					_ = j.Sequenced(func(r view.Reader) error { _, err := r.Stats(); return err })
+					j.Position()
 				}
-				_ = j.Sequenced(func(r view.Reader) error { _, err := r.Stats(); return err })
-				j.Position()
-			}
-		})
-	}
-	wg.Wait()
-	for _, c := range clients {
-		c.check(t, j)
-	}
-	checkStore(t, b.Store(), j)
-	mustClose(t, j)
+			})
+		}
+		wg.Wait()
+		for _, c := range clients {
+			c.check(t, j)
+		}
+		checkStore(t, b.Store(), j)
+		mustClose(t, j)
+	})
 }
 
 // Journal time never runs backwards, across restarts with a clock that does.
@@ -383,41 +389,43 @@ func TestTimeIsMonotonic(t *testing.T) {
 
 // Every record type is in this journal, and a rebuild of it gives the same digest.
 func TestRebuildCoversEveryRecordType(t *testing.T) {
-	b := sim.New(1)
-	j := mustOpen(t, config(b))
-	c := newClient(t, j, 1)
-	if err := c.backup(context.Background(), 1, 5); err != nil {
-		t.Fatal(err)
-	}
-	mustClose(t, j)
-	j = mustOpen(t, config(b))
-	defer mustClose(t, j)
-	have := map[string]bool{}
-	c2, err := findChain(context.Background(), config(b), 1<<63, func(*chain) error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := eachTrailer(context.Background(), b, c2.segments, func(f found, tr *segment.Trailer) error {
-		for _, r := range tr.Records {
-			have[r.Record.Type().String()] = true
-			if h, ok := r.Record.(segment.History); ok {
-				body, err := history.ParseBody(h.Entry.Record.Body)
-				if err != nil {
-					return err
+	synctest.Test(t, func(t *testing.T) {
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		c := newClient(t, j, 1)
+		if err := c.backup(context.Background(), 1, 5); err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, j)
+		j = mustOpen(t, config(b))
+		defer mustClose(t, j)
+		have := map[string]bool{}
+		c2, err := findChain(context.Background(), config(b), 1<<63, func(*chain) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := eachTrailer(context.Background(), b, c2.segments, func(f found, tr *segment.Trailer) error {
+			for _, r := range tr.Records {
+				have[r.Record.Type().String()] = true
+				if h, ok := r.Record.(segment.History); ok {
+					body, err := history.ParseBody(h.Entry.Record.Body)
+					if err != nil {
+						return err
+					}
+					have[body.Type.String()] = true
 				}
-				have[body.Type.String()] = true
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for typ := range 256 {
+			for _, name := range []string{segment.Type(typ).String(), history.Type(typ).String()} {
+				if name != fmt.Sprintf("type %d", typ) && !have[name] {
+					t.Errorf("no %s record is covered", name)
+				}
 			}
 		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	for typ := range 256 {
-		for _, name := range []string{segment.Type(typ).String(), history.Type(typ).String()} {
-			if name != fmt.Sprintf("type %d", typ) && !have[name] {
-				t.Errorf("no %s record is covered", name)
-			}
-		}
-	}
-	checkStore(t, b.Store(), j)
+		checkStore(t, b.Store(), j)
+	})
 }

@@ -52,9 +52,10 @@ func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 	if !ok {
 		return fail(fmt.Errorf("the segment is not acknowledged"))
 	}
-	raw, err := j.cfg.Bucket.Get(ctx, s.Key.String(), int64(first.Off), int64(last.Off)+int64(last.Len)-int64(first.Off))
-	if err != nil && len(blocks) == 1 {
-		raw, err = j.cfg.Bucket.Get(ctx, s.Key.String(), int64(first.Off), int64(first.Len))
+	span := int64(last.Off) + int64(last.Len) - int64(first.Off)
+	raw, err := j.get(ctx, s.Key, int64(first.Off), span)
+	if err != nil && ctx.Err() == nil {
+		raw, err = j.get(ctx, s.Key, int64(first.Off), span)
 	}
 	if err != nil {
 		return fail(err)
@@ -65,6 +66,13 @@ func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 	return out
 }
 
+// get reads a range of a segment, with a deadline.
+func (j *Journal) get(ctx context.Context, key segment.Key, off, n int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, getTimeout)
+	defer cancel()
+	return j.cfg.Bucket.Get(ctx, key.String(), off, n)
+}
+
 // verified cuts b out of raw, or reads it once more if its bytes there are wrong: a reader or a line can
 // err where the store does not.
 func (j *Journal) verified(ctx context.Context, key segment.Key, b view.Block, raw []byte, at int) Read {
@@ -73,7 +81,7 @@ func (j *Journal) verified(ctx context.Context, key segment.Key, b view.Block, r
 			return Read{Sealed: p}
 		}
 	}
-	again, err := j.cfg.Bucket.Get(ctx, key.String(), int64(b.Off), int64(b.Len))
+	again, err := j.get(ctx, key, int64(b.Off), int64(b.Len))
 	if err == nil && segment.SumOf(again) == b.Sum {
 		return Read{Sealed: again}
 	}

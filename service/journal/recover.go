@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ const (
 	// tail is how many of the last segments that a takeover is about to accept are read and verified before.
 	// It exceeds maxPending: older ones were acknowledged by their owner.
 	tail = 4 * maxPending
+	// trailerReads is how often a trailer must come back wrong before it is called damaged.
+	trailerReads = 4
 	// ahead is how many trailers are fetched and decoded at a time while others are applied.
 	ahead = 8
 	// batchRows is the size of changes that replay gathers before it writes them to the view, bytes.
@@ -124,18 +127,36 @@ func (c *chain) index(pos segment.Position, hash [32]byte) int {
 
 // list returns every landing of every segment that the bucket lists, in order. What is under the log's
 // prefix and is not named like a segment is not looked at.
+//
+// The end is listed twice, and what either list shows counts. A store must list what was stored before
+// (JOURNAL 9); one that forgets a fresh object once does no harm here.
 func list(ctx context.Context, cfg Config) ([]found, error) {
 	var all []found
-	err := persist(ctx, getPatience, listTimeout, func(ctx context.Context) error {
-		all = all[:0]
-		return bucket.ListAll(ctx, cfg.Bucket, segment.LogPrefix(cfg.Cell), "", func(o bucket.Object) error {
-			if k, err := segment.ParseKey(o.Key); err == nil && k.Cell == cfg.Cell {
-				all = append(all, found{k, o.Size})
-			}
-			return nil
+	from := func(after string) error {
+		return persist(ctx, getPatience, listTimeout, func(ctx context.Context) error {
+			return bucket.ListAll(ctx, cfg.Bucket, segment.LogPrefix(cfg.Cell), after, func(o bucket.Object) error {
+				if k, err := segment.ParseKey(o.Key); err == nil && k.Cell == cfg.Cell {
+					all = append(all, found{k, o.Size})
+				}
+				return nil
+			})
 		})
+	}
+	if err := from(""); err != nil {
+		return nil, err
+	}
+	after := ""
+	if n := len(all); n > tail {
+		after = all[n-tail].key.String()
+	}
+	if err := from(after); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b found) int {
+		return cmp.Or(a.key.Position.Compare(b.key.Position), bytes.Compare(a.key.Nonce[:], b.key.Nonce[:]),
+			bytes.Compare(a.key.Hash[:], b.key.Hash[:]), cmp.Compare(a.key.Trailer, b.key.Trailer))
 	})
-	return all, err
+	return slices.Compact(all), nil
 }
 
 // findChain says what the journal is, from a list that began after the claim (JOURNAL 4), or for a reader
@@ -393,8 +414,8 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 	return nil
 }
 
-// fetchTrailer reads a segment's trailer and verifies it against its key. Bytes that fail are read once
-// more before the error wraps ErrDamaged.
+// fetchTrailer reads a segment's trailer and verifies it against its key. Bytes that fail are read again,
+// trailerReads times in all, before the error wraps ErrDamaged.
 func fetchTrailer(ctx context.Context, b bucket.Bucket, f found) (t *segment.Trailer, err error) {
 	bad := 0
 	err = persist(ctx, getPatience, getTimeout, func(ctx context.Context) error {
@@ -403,7 +424,7 @@ func fetchTrailer(ctx context.Context, b bucket.Bucket, f found) (t *segment.Tra
 			return err
 		}
 		if t, err = f.key.Parse(raw, f.size); err != nil {
-			if bad++; bad > 1 {
+			if bad++; bad == trailerReads {
 				return final{fmt.Errorf("%w in the bucket: %w", ErrDamaged, err)}
 			}
 		}

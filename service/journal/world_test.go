@@ -294,4 +294,6 @@ func within(t *testing.T, d time.Duration, what string, fn func()) {
 	}
 }
 
+func newCustomer() *viewtest.Customer { return viewtest.New(1) }
+
 func describe(run int, err error) string { return fmt.Sprintf("run %d: %v", run, err) }
