@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -151,7 +152,7 @@ func warn(message string) { fmt.Fprintln(os.Stderr, "holdfast: "+oneLine(message
 // oneLine makes text of any origin fit for one line of a terminal.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
