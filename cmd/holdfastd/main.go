@@ -46,10 +46,7 @@ func main() {
 // explain adds what to do next where the error itself does not know it.
 func explain(err error) string {
 	text := strings.TrimSpace(err.Error())
-	switch {
-	case errors.Is(err, journal.ErrOwned):
-		return text + "; if that host is gone for good, run holdfastd serve with --takeover"
-	case errors.Is(err, journal.ErrLost):
+	if errors.Is(err, journal.ErrLost) {
 		return text + "; this one has stopped for good, nothing that it acknowledged is lost"
 	}
 	return text
@@ -59,7 +56,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, new(usageError)):
 		return exitUsage
-	case errors.Is(err, journal.ErrDamaged), errors.Is(err, view.ErrDamaged):
+	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction), errors.Is(err, view.ErrDamaged):
 		return exitDamaged
 	}
 	return exitFailed

@@ -38,8 +38,9 @@ losing anything that it acknowledged.`,
 	return c
 }
 
-// runRecover rebuilds the view from the bucket and reports on it, then claims the cell for the new
-// directory. The identity file is written last, so that a directory that was not finished holds no service.
+// runRecover claims the cell for the new directory and rebuilds the view from the bucket. The identity
+// file is written last, so that a directory that was not finished holds no service and the command can
+// be repeated.
 func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
 	id, err := identity.Load(file)
 	if err != nil {
@@ -72,13 +73,6 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
 	rep, err := journal.Rebuild(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("rebuild the view from %s: %w", id.Bucket, err)
-	}
-	j, err := journal.Open(ctx, cfg)
-	if err != nil {
-		return fmt.Errorf("take the service over: %w", err)
-	}
-	if err := j.Close(ctx); err != nil {
-		return fmt.Errorf("take the service over: %w", err)
 	}
 	if err := id.Create(filepath.Join(dir, identity.FileName)); err != nil {
 		return err

@@ -71,9 +71,6 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	info := j.Info()
-	log.Info("recovered", "epoch", info.Epoch, "position", j.Position(), "replayed", info.Replayed, "rebuilt", info.Rebuilt, "took", info.Duration)
-
 	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log})
 	adminCtx, endAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer endAdmin()

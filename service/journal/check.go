@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -38,16 +37,16 @@ func logKey(cfg Config) ed25519.PublicKey { return cfg.LogKey.Public().(ed25519.
 
 // Rebuild makes the view in cfg.Dir anew from the bucket alone. It is a start like any other, with a claim
 // of the cell and a takeover record, that does not use the view it finds, except that what that view
-// knows to be acknowledged must be in the bucket.
+// knows to be acknowledged must be in the bucket. It reports what was there before that takeover record,
+// so that the digest is that of the view before.
 func Rebuild(ctx context.Context, cfg Config) (Report, error) {
 	began := time.Now()
 	j, err := open(ctx, cfg, true)
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Segments: j.info.Replayed + 1, Records: j.info.Records + 1}
-	r.Digest, r.Position, err = j.Digest(ctx)
-	err = errors.Join(err, j.Close(ctx))
+	r := Report{Segments: j.info.Replayed, Records: j.info.Records, Digest: j.foundDigest, Position: j.foundPos}
+	err = j.Close(ctx)
 	r.Duration = time.Since(began)
 	return r, err
 }

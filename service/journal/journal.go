@@ -87,6 +87,9 @@ type Journal struct {
 	mine   []byte        // its encoding, as the epoch object must read
 	store  *view.Store   // acknowledged segments only (JOURNAL 10)
 	info   Info
+	// What Rebuild found, before our own takeover record: it compares with what the predecessor had.
+	foundDigest [32]byte
+	foundPos    segment.Position
 
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc

@@ -339,6 +339,11 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 		return err
 	}
 	j.info.Replayed, j.info.Records = len(c.segments)-from, n
+	if fresh {
+		if j.foundDigest, j.foundPos, err = j.store.Digest(ctx); err != nil {
+			return err
+		}
+	}
 	l := view.NewLayer(j.store)
 	if err := view.ApplySegment(l, takeover.key, takeover.size, takeover.trailer, j.logPub); err != nil {
 		return err

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"holdfast/service/admin"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"holdfastd": main})
+}
+
+// TestScripts runs what is in testdata/script against the real command, files and sockets. Beside the
+// usual commands there are:
+//
+//	ready DIR           wait until the service on DIR is serving
+//	keep NAME REGEXP    keep the first group of what stdout last matched as $NAME
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			e.Setenv("ADDRESS", l.Addr().String())
+			return l.Close()
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"ready": func(ts *testscript.TestScript, _ bool, args []string) {
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				defer cancel()
+				for {
+					if _, err := admin.GetStatus(ctx, ts.MkAbs(args[0]), false); err == nil {
+						return
+					}
+					select {
+					case <-ctx.Done():
+						ts.Fatalf("the service on %s is not ready", args[0])
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
+			},
+			"keep": func(ts *testscript.TestScript, _ bool, args []string) {
+				m := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
+				if m == nil {
+					ts.Fatalf("%q does not match", args[1])
+				}
+				ts.Setenv(args[0], m[1])
+			},
+		},
+	})
+}
+
+// TestHelp: every command says what it is for, and the usage names its flags.
+func TestHelp(t *testing.T) {
+	for _, c := range command().Commands() {
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: %q", c.Name(), c.Short)
+		}
+	}
+}
+
+// TestLock: one process at a time uses a data directory.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	l, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(dir); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("a second lock: %v", err)
+	}
+	l.Close()
+	if l, err = lock(dir); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if _, err := os.Stat(filepath.Join(dir, lockFile)); err != nil {
+		t.Error(err)
+	}
+}
