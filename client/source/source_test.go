@@ -491,11 +491,58 @@ func replace(t *testing.T, p string) error {
 	return errors.Join(os.WriteFile(p+"2", []byte("other"), 0o644), os.Rename(p+"2", p))
 }
 
+// TestScenarioC3SparseShrinks cuts a sparse file while it is read: the hole that is not there any more is no zeros.
+func TestScenarioC3SparseShrinks(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "f")
+	if err := errors.Join(os.WriteFile(p, make([]byte, 4096), 0o644), os.Truncate(p, 1<<30)); err != nil {
+		t.Fatal(err)
+	}
+	fault := func(string, uint64) error { return os.Truncate(p, 1<<20) }
+	one(t, dir, source.Options{Fault: fault}, func(it *source.Item, f *source.File) {
+		_, regions, err := read(f)
+		if want := "data 0+4096, hole 4096+1044480"; err != nil || regions != want || f.Size() != 1<<20 {
+			t.Errorf("regions %s, size %d, %v; want %s", regions, f.Size(), err, want)
+		}
+		if changed, err := f.Check(); !changed || err != nil {
+			t.Errorf("changed = %v, %v", changed, err)
+		}
+	})
+}
+
+// TestScenarioC3EndsEarly reads a file that is shorter than its size all the time, as those of sysfs are.
+func TestScenarioC3EndsEarly(t *testing.T) {
+	const file = "/sys/kernel/uevent_seqnum"
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Skip(err)
+	}
+	err = source.Walk(context.Background(), "/sys/kernel", []string{"uevent_seqnum"}, source.Options{}, func(it *source.Item) error {
+		f, err := it.Open()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		got, _, err := read(f)
+		if len(got) != len(content) || f.Size() != uint64(len(got)) || f.Size() == it.Entry.Size {
+			t.Errorf("read %q for a size of %d", got, it.Entry.Size)
+		}
+		changed, err2 := f.Check()
+		if !changed {
+			t.Error("not marked as changed")
+		}
+		return errors.Join(err, err2)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestScenarioC3Vanished removes and swaps things between being listed and being looked at or opened.
 func TestScenarioC3Vanished(t *testing.T) {
 	dir := tree(t, "a", "b", "c", "d/e", "f", "g", "h")
 	in := func(p string) string { return filepath.Join(dir, p) }
-	if err := os.Link(in("f"), in("f2")); err != nil {
+	if err := errors.Join(os.Link(in("f"), in("f2")), os.Link(in("f"), in("f3"))); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -524,7 +571,7 @@ func TestScenarioC3Vanished(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		got = append(got, strings.TrimSpace(fmt.Sprintf("%s %d %s%s %v", p, it.Entry.Type, it.Entry.Target, opened, it.Verdict.What)))
+		got = append(got, fmt.Sprintf("%s %d %s%s%s %v", p, it.Entry.Type, it.Entry.Target, it.Entry.Link, opened, it.Verdict.What))
 		return nil
 	})
 	if err != nil {
@@ -532,7 +579,7 @@ func TestScenarioC3Vanished(t *testing.T) {
 	}
 	want := []string{
 		"a 1 opened verdict 0", "b 0  vanished", "c 3 /etc/passwd verdict 0", "d 0  vanished",
-		"f 1 vanished vanished", "f2 1 opened verdict 0", // not a link to what is not there
+		"f 1 vanished vanished", "f2 1 opened verdict 0", "f3 1 f2 verdict 0", // not links to what is not there
 		"g 1 vanished vanished", "h 1 vanished vanished",
 	}
 	if !slices.Equal(got, want) {
