@@ -92,12 +92,14 @@ func roundTripTorture(t *testing.T, uid uint32) {
 		t.Fatal(err)
 	}
 
-	c.ok("create", "-C", dir, "torture", "tree")
+	o := c.ok("create", "-C", dir, "torture", "tree")
+	t.Logf("create: %v, client %d MiB\n%s%s", o.took, o.rss>>20, o.stdout, o.stderr)
 	args := []string{"extract", "torture", "--target", filepath.Join(dir, "out")}
 	if uid == 0 {
 		args = append(args, "--privileged")
 	}
-	c.ok(args...)
+	o = c.ok(args...)
+	t.Logf("extract: %v, client %d MiB\n%s%s", o.took, o.rss>>20, o.stdout, o.stderr)
 	got := filepath.Join(dir, "out", "tree")
 	equalDescriptions(t, tree, got)
 	same(t, tree, got, "--exclude=tebibyte") // rsync would read the hole byte by byte
@@ -114,13 +116,13 @@ func chown(t testing.TB, uid uint32, paths ...string) {
 	}
 }
 
+// tortureAt is the environment variable that tells another process of this test where to make the tree.
+const tortureAt = "HOLDFAST_E2E_TORTURE"
+
 // makeTortureAs makes the tree in a process of the given user, because what torture.Make makes depends
 // on who runs it.
 func makeTortureAs(t *testing.T, uid uint32, tree string, large int) {
 	t.Helper()
-	if os.Getenv("HOLDFAST_E2E_TORTURE") != "" {
-		return
-	}
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +131,7 @@ func makeTortureAs(t *testing.T, uid uint32, tree string, large int) {
 	if err := os.WriteFile(copied, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	o := launch(t, append(os.Environ(), "HOLDFAST_E2E_TORTURE="+tree), uid, copied, "-test.run", "^TestMakeTorture$").wait()
+	o := launch(t, append(os.Environ(), tortureAt+"="+tree), uid, copied, "-test.run", "^TestMakeTorture$").wait()
 	if o.code != 0 {
 		t.Fatalf("make the tree as user %d: %s%s", uid, o.stdout, o.stderr)
 	}
@@ -140,7 +142,7 @@ func makeTortureAs(t *testing.T, uid uint32, tree string, large int) {
 
 // TestMakeTorture is the other end of makeTortureAs.
 func TestMakeTorture(t *testing.T) {
-	tree := os.Getenv("HOLDFAST_E2E_TORTURE")
+	tree := os.Getenv(tortureAt)
 	if tree == "" {
 		t.Skip("only a helper of TestScenarioC14NamesAsUser")
 	}
