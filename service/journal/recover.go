@@ -26,6 +26,8 @@ const (
 	ahead = 8
 	// batchRows is the size of changes that replay gathers before it writes them to the view, bytes.
 	batchRows = 8 << 20
+	// smallRecord is the size of the most frequent record, that of a stored block without links, bytes.
+	smallRecord = 60
 	// listPatience is how long a takeover waits for the bucket to list what it must have.
 	listPatience = time.Minute
 	// chainTimeout bounds one list of the whole log and what is read to make sense of it.
@@ -354,6 +356,16 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 // replay applies segments to the store, in order (JOURNAL 11), from their trailers alone. It returns how
 // many records they had.
 func replay(ctx context.Context, cfg Config, store *view.Store, segments []found) (records int, err error) {
+	if _, pos, _, err := store.Position(); err != nil {
+		return 0, err
+	} else if pos == (segment.Position{}) { // from nothing
+		var n int64
+		for _, f := range segments {
+			n += int64(f.key.Trailer) / smallRecord
+		}
+		store.Expect(n)
+		defer store.Expect(0)
+	}
 	l := view.NewLayer(store)
 	err = eachTrailer(ctx, cfg.Bucket, segments, func(f found, t *segment.Trailer) error {
 		if err := view.ApplySegment(l, f.key, f.size, t, logKey(cfg)); err != nil {

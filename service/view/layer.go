@@ -12,10 +12,15 @@ type Layer struct {
 	rows  map[string][]byte // nil: deleted
 	slab  []byte            // from which values are cut, to spare the allocator
 	size  int               // bytes of keys and values, about
+
+	sessions map[string][]byte // session rows read from below: each of thousands of blocks asks for the same one
 }
 
 // slabSize is the size of the pieces in which a Layer takes memory for values, bytes.
 const slabSize = 32 << 10
+
+// maxSessions bounds the session rows that a Layer remembers.
+const maxSessions = 4096
 
 // NewLayer returns an empty layer above below.
 func NewLayer(below Getter) *Layer { return &Layer{below: below, rows: map[string][]byte{}} }
@@ -25,7 +30,20 @@ func (l *Layer) Get(key []byte) ([]byte, error) {
 	if v, ok := l.rows[string(key)]; ok {
 		return v, nil
 	}
-	return l.below.Get(key)
+	if key[0] != rowSession {
+		return l.below.Get(key)
+	}
+	if v, ok := l.sessions[string(key)]; ok {
+		return v, nil
+	}
+	v, err := l.below.Get(key)
+	if err == nil && v != nil {
+		if l.sessions == nil || len(l.sessions) >= maxSessions {
+			l.sessions = map[string][]byte{}
+		}
+		l.sessions[string(key)] = v
+	}
+	return v, err
 }
 
 // Put is part of Rows.

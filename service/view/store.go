@@ -36,6 +36,10 @@ type Store struct {
 	closed bool
 	cache  *pebble.Cache
 	db     *pebble.DB
+
+	// absent, unless nil, knows of every block row that was ever committed. Most look-ups of a replay are for
+	// blocks that are not there yet, and this answers them without the database.
+	absent *filter
 }
 
 // ErrClosed reports the use of a Store after its Close.
@@ -112,6 +116,9 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
+	if s.absent != nil && key[0] == rowBlock && !s.absent.has(key) {
+		return nil, nil
+	}
 	v, closer, err := s.db.Get(key)
 	if err == pebble.ErrNotFound {
 		return nil, nil
@@ -146,6 +153,9 @@ func (s *Store) Commit(l *Layer) error {
 		if v == nil {
 			err = b.Delete([]byte(k), nil)
 		} else {
+			if s.absent != nil && k[0] == rowBlock {
+				s.absent.add(k)
+			}
 			op := b.SetDeferred(len(k), len(v))
 			copy(op.Key, k)
 			copy(op.Value, v)
@@ -159,6 +169,15 @@ func (s *Store) Commit(l *Layer) error {
 		return fmt.Errorf("write view: %w", err)
 	}
 	return nil
+}
+
+// Expect prepares an empty store for about that many records being replayed, until Expect(0). Nobody else
+// may use the store meanwhile.
+func (s *Store) Expect(records int64) {
+	s.absent = nil
+	if records > 0 {
+		s.absent = newFilter(records)
+	}
 }
 
 // Clear removes all rows.
