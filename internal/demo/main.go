@@ -1,4 +1,4 @@
-// Command demo shows Holdfast at work: it builds the two programs, runs a service with a bucket in a
+// Demo shows Holdfast at work: it builds the two programs, runs a service with a bucket in a
 // temporary directory, enrols a customer, backs up a real tree twice, restores both archives, compares
 // every byte, and leaves nothing behind. It needs Go, and nothing else: no root, no network.
 package main

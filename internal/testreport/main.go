@@ -1,4 +1,4 @@
-// Command testreport reads the output of "go test -json" on standard input and prints what a person
+// Testreport reads the output of "go test -json" on standard input and prints what a person
 // wants of it: one line a package, the whole output of what failed, the reason of what was skipped, and
 // last a line "N passed, N failed, N skipped" that counts tests and subtests. It exits with 1 if anything
 // failed, a package that does not build included.

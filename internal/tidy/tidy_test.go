@@ -116,7 +116,8 @@ func breach(importer, imported string) string {
 
 func TestImportWalls(t *testing.T) {
 	for _, p := range packages(t) {
-		for _, i := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+		imports := slices.Sorted(slices.Values(slices.Concat(p.Imports, p.TestImports, p.XTestImports)))
+		for _, i := range slices.Compact(imports) {
 			if i == p.ImportPath {
 				continue
 			}
@@ -222,7 +223,8 @@ func TestDependencies(t *testing.T) {
 	usedByTests := map[string]bool{}
 	for _, p := range packages(t) {
 		for i, imports := range [][]string{p.Imports, slices.Concat(p.TestImports, p.XTestImports)} {
-			for _, imp := range imports {
+			slices.Sort(imports)
+			for _, imp := range slices.Compact(imports) {
 				if ours(imp) || !strings.Contains(strings.Split(imp, "/")[0], ".") {
 					continue
 				}
@@ -276,13 +278,12 @@ func TestComments(t *testing.T) {
 		dirs[dir] = true
 		if f.Doc != nil {
 			comments[dir] = append(comments[dir], file)
-			kind := "Package " + f.Name.Name
-			if f.Name.Name == "main" {
-				kind = "Command " + path.Base(dir)
+			want, or := "Package "+f.Name.Name, ""
+			if name := path.Base(dir); f.Name.Name == "main" {
+				want, or = strings.ToUpper(name[:1])+name[1:], "Command "+name
 			}
-			text := f.Doc.Text()
-			if !strings.HasPrefix(text, kind+" ") {
-				t.Errorf("%s: the package comment begins with %.30q, not with %q", file, text, kind)
+			if text := f.Doc.Text(); !strings.HasPrefix(text, want+" ") && (or == "" || !strings.HasPrefix(text, or+" ")) {
+				t.Errorf("%s: the package comment begins with %.30q, not with %q", file, text, want)
 			}
 		}
 		if strings.HasSuffix(file, "_test.go") {
