@@ -33,6 +33,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -381,7 +382,10 @@ func (r *run) item(ctx context.Context, it *source.Item) error {
 		}
 		e.Extents, e.Content = nil, [16]byte{}
 	}
-	return r.file(ctx, it, out, same)
+	if renew {
+		old = nil
+	}
+	return r.file(ctx, it, out, same, old)
 }
 
 // isFile reports whether e's content is to be read.
@@ -415,8 +419,9 @@ func (r *run) problem(ctx context.Context, it *source.Item, what archive.What, w
 	return r.verdicts.Add(ctx, v)
 }
 
-// file reads a file's content into out and hands it on. same says that only its pack is to be renewed.
-func (r *run) file(ctx context.Context, it *source.Item, out *catalog.Item, same bool) error {
+// file reads a file's content into out and hands it on. same says that only its pack is to be renewed; if
+// that is not the reason, old is the file as the catalog has it, or nil.
+func (r *run) file(ctx context.Context, it *source.Item, out *catalog.Item, same bool, old *catalog.Item) error {
 	now := time.Now()
 	told := it.Verdict.What != 0 // a path gets one verdict
 	f, err := it.Open()
@@ -473,9 +478,19 @@ func (r *run) file(ctx context.Context, it *source.Item, out *catalog.Item, same
 		return r.unreadable(ctx, it, out, err, told)
 	}
 	if small {
+		if old != nil && sameContent(&old.Entry, e) {
+			e.Extents = old.Entry.Extents // touched and not changed: packing it anew would store it twice
+			return r.pack.add(out)
+		}
 		return r.pack.addSmall(out, r.small, hash)
 	}
 	return r.pack.add(out)
+}
+
+// sameContent reports whether two entries of small files have the same content, holes included.
+func sameContent(a, b *archive.Entry) bool {
+	return a.Content != [16]byte{} && a.Content == b.Content && a.Size == b.Size &&
+		slices.EqualFunc(a.Extents, b.Extents, func(x, y archive.Extent) bool { return x.Kind == y.Kind && x.Len == y.Len })
 }
 
 // unreadable stores an entry without content.

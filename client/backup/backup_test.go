@@ -226,6 +226,21 @@ func TestPartialArchives(t *testing.T) {
 	w.restored()
 }
 
+// TestSameContentStaysWhereItIs reads small files again, because they are fresh, and finds what it has.
+func TestSameContentStaysWhereItIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.tree()
+	w.run(w.config())
+	w.write("small/100", 100, 100+37*100) // the same bytes at another time
+	w.write("small/200", 7, 5000)
+	r := w.run(w.config())
+	if r.FilesRead < 2 || r.DataBlocks != 1 || r.DataBytes != 5000 {
+		t.Errorf("one small file has another content: %+v", r)
+	}
+	w.restored()
+}
+
 // TestPacksAreRenewed changes most members of each pack over several runs.
 func TestPacksAreRenewed(t *testing.T) {
 	t.Parallel()
