@@ -2,7 +2,13 @@
 
 package target
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+var errNoXattr = errors.New("this system keeps attributes of files and directories only")
 
 func (o object) setxattr(name string, value []byte) error {
 	if o.fd >= 0 {

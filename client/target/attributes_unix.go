@@ -3,7 +3,6 @@
 package target
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -149,5 +148,3 @@ func has(e *archive.Entry, name string) bool {
 	}
 	return false
 }
-
-var errNoXattr = errors.New("this system keeps attributes of files and directories only")

@@ -468,7 +468,8 @@ type Existing struct {
 }
 
 // Has reports whether e's file is there already with size, time, mode and owner as Commit would leave them: it returns
-// the file for comparing its content, and nil if there is none such.
+// the file for comparing its content, and nil if there is none such. Extended attributes are not compared: Commit sets
+// them before the file gets its name.
 func (t *Target) Has(e *archive.Entry) *Existing {
 	if t.fresh || e.Type != archive.TypeFile || check(e) != nil {
 		return nil
