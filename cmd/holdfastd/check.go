@@ -16,7 +16,7 @@ func checkCommand() *cobra.Command {
 		Use:   "check --data DIR",
 		Short: "Compare the view with the bucket and every checksum, while the service is stopped",
 		Long: `Compare the view with the bucket and read every byte of every block to compare its checksum, while the
-service is stopped. Exits with 4 if anything is wrong; the first such thing is named.`,
+service is stopped. Exits with 4 if anything is wrong, and says what.`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
@@ -29,6 +29,9 @@ service is stopped. Exits with 4 if anything is wrong; the first such thing is n
 			defer d.close()
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			rep, err := journal.Check(c.Context(), d.config(log), nil)
+			for _, p := range rep.Problems {
+				fmt.Fprintln(c.OutOrStdout(), p)
+			}
 			if err != nil {
 				return fmt.Errorf("check: %w", err)
 			}
