@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"os"
 	"strconv"
 	"strings"
@@ -40,19 +39,21 @@ type Target struct {
 	todo  dirLog
 	warn  warnings
 
-	// written holds a hash of device and inode of all that this run wrote and that may be linked to.
-	// The hash is seeded, so that nobody can aim at a collision; it keeps a million files below 20 MB.
-	written   map[uint64]struct{}
+	// written holds all that this run wrote and that may be linked to: by device and inode / 64, a bit for each
+	// inode. File systems give out inodes in runs, so that a million files need about a megabyte.
+	written   map[inodes]uint64
 	writtenMu sync.Mutex
-	seed      maphash.Seed
 }
+
+// inodes names 64 inodes in a row.
+type inodes struct{ dev, row uint64 }
 
 func checkSystemPath(string) error { return nil }
 
 // Open opens the directory dir for restoring, and makes it, private, if it is not there. A directory that is not empty
 // is refused with ErrNotEmpty unless Options.Overwrite is set or an interrupted restore left it.
 func Open(dir string, opt Options) (*Target, error) {
-	t := &Target{opt: opt, name: dir, euid: os.Geteuid(), stage: -1, groups: map[uint32]bool{}, written: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
+	t := &Target{opt: opt, name: dir, euid: os.Geteuid(), stage: -1, groups: map[uint32]bool{}, written: map[inodes]uint64{}}
 	t.groups[uint32(os.Getegid())] = true
 	if gids, err := os.Getgroups(); err == nil {
 		for _, g := range gids {
@@ -193,14 +194,18 @@ func (t *Target) place(temp, path string) error {
 	}
 }
 
-func (t *Target) inode(st *unix.Stat_t) uint64 {
-	return maphash.Comparable(t.seed, [2]uint64{uint64(st.Dev), uint64(st.Ino)})
-}
-
+// wrote notes that this run wrote the file of st.
 func (t *Target) wrote(st *unix.Stat_t) {
 	t.writtenMu.Lock()
-	t.written[t.inode(st)] = struct{}{}
-	t.writtenMu.Unlock()
+	defer t.writtenMu.Unlock()
+	t.written[inodes{uint64(st.Dev), uint64(st.Ino) / 64}] |= 1 << (uint64(st.Ino) % 64)
+}
+
+// wroteIt reports whether this run wrote the file of st.
+func (t *Target) wroteIt(st *unix.Stat_t) bool {
+	t.writtenMu.Lock()
+	defer t.writtenMu.Unlock()
+	return t.written[inodes{uint64(st.Dev), uint64(st.Ino) / 64}]&(1<<(uint64(st.Ino)%64)) != 0
 }
 
 // Mkdir makes a directory; its attributes are set by FinishDirs. A directory that is there is used.
@@ -347,10 +352,7 @@ func (t *Target) Hardlink(e *archive.Entry) error {
 	if err := unix.Fstatat(t.stage, temp, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("make hard link %q to %q: %w", e.Path, e.Link, err)
 	}
-	t.writtenMu.Lock()
-	_, ok := t.written[t.inode(&st)]
-	t.writtenMu.Unlock()
-	if !ok {
+	if !t.wroteIt(&st) {
 		return fmt.Errorf("make hard link %q to %q: this restore did not write that: %w", e.Path, e.Link, ErrUnsafe)
 	}
 	return t.place(temp, e.Path)
