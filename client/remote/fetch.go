@@ -65,7 +65,7 @@ func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []hold
 		open[n] = true
 	}
 	path := strings.Replace(wire.PathFetch, "{group}", group.String(), 1)
-	return c.persist(ctx, func(ctx context.Context, alive func()) error {
+	return c.persist(ctx, func(ctx context.Context, w *watch) error {
 		rest := make([]holdfast.Name, 0, len(open))
 		for _, n := range names { // in the caller's order
 			if open[n] && (len(rest) == 0 || rest[len(rest)-1] != n) {
@@ -75,7 +75,7 @@ func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []hold
 		if len(rest) == 0 {
 			return nil
 		}
-		r, err := c.attempt(ctx, http.MethodPost, path, wire.AppendNames(nil, rest), alive)
+		r, err := c.attempt(ctx, http.MethodPost, path, wire.AppendNames(nil, rest), w)
 		if err != nil {
 			return err
 		}

@@ -134,8 +134,8 @@ func (c *Client) Hello(ctx context.Context) (wire.Hello, error) {
 // not done again.
 func (c *Client) call(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
 	var out []byte
-	err := c.persist(ctx, func(ctx context.Context, alive func()) error {
-		r, err := c.attempt(ctx, method, path, body, alive)
+	err := c.persist(ctx, func(ctx context.Context, w *watch) error {
+		r, err := c.attempt(ctx, method, path, body, w)
 		if err != nil {
 			return err
 		}
@@ -153,18 +153,16 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, lim
 }
 
 // persist runs try until it succeeds, fails for good, or has failed for the whole of the patience since
-// it last called alive with something to show for it.
-func (c *Client) persist(ctx context.Context, try func(ctx context.Context, alive func()) error) error {
+// the last byte of an answer arrived.
+func (c *Client) persist(ctx context.Context, try func(ctx context.Context, w *watch) error) error {
 	since := time.Now() // of the last progress
 	pause := firstPause
 	for {
 		actx, cancel := context.WithCancelCause(ctx)
-		watch := time.AfterFunc(idleLimit, func() { cancel(errIdle) })
-		err := try(actx, func() {
-			since, pause = time.Now(), firstPause
-			watch.Reset(idleLimit)
-		})
-		watch.Stop()
+		w := &watch{idle: time.AfterFunc(idleLimit, func() { cancel(errIdle) })}
+		w.progress = func() { since, pause = time.Now(), firstPause }
+		err := try(actx, w)
+		w.idle.Stop()
 		if err != nil && context.Cause(actx) == errIdle {
 			err = errIdle
 		}
@@ -203,19 +201,26 @@ func (c *Client) persist(ctx context.Context, try func(ctx context.Context, aliv
 	}
 }
 
+// watch watches over one attempt. Bytes in either direction keep it from being abandoned as idle; only
+// bytes of an answer count as progress against the user's patience, so that a service which takes
+// uploads and never answers cannot hold the client for ever.
+type watch struct {
+	idle     *time.Timer
+	progress func() // called by the goroutine that runs the attempt
+}
+
 var errIdle = fmt.Errorf("no answer for %v", idleLimit)
 
-// attempt makes one request and returns the body of a successful answer. alive is called as bytes move.
-func (c *Client) attempt(ctx context.Context, method, path string, body []byte, alive func()) (io.ReadCloser, error) {
-	var rd io.Reader
-	if body != nil {
-		// Bytes that leave do not count as progress against the user's patience, only against the idle
-		// limit; a service that takes uploads and never answers must not hold the client for ever.
-		rd = bytes.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+c.m.Address+path, rd)
+// attempt makes one request and returns the body of a successful answer.
+func (c *Client) attempt(ctx context.Context, method, path string, body []byte, w *watch) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+c.m.Address+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
+	}
+	if len(body) > 0 {
+		req.ContentLength = int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(&question{bytes.NewReader(body), w}), nil }
+		req.Body, _ = req.GetBody()
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -226,7 +231,7 @@ func (c *Client) attempt(ctx context.Context, method, path string, body []byte, 
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusOK {
-		return &answer{resp.Body, alive}, nil
+		return &answer{resp.Body, w}, nil
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxJSON))
@@ -294,16 +299,28 @@ func cause(err error) error {
 	return err
 }
 
-// answer tells the watchdog that an answer is arriving.
-type answer struct {
-	io.ReadCloser
-	alive func()
+// question tells the watch that a request is leaving.
+type question struct {
+	r *bytes.Reader
+	w *watch
 }
 
-func (b *answer) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+func (q *question) Read(p []byte) (int, error) {
+	q.w.idle.Reset(idleLimit)
+	return q.r.Read(p)
+}
+
+// answer tells the watch that an answer is arriving.
+type answer struct {
+	io.ReadCloser
+	w *watch
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
 	if n > 0 {
-		b.alive()
+		a.w.idle.Reset(idleLimit)
+		a.w.progress()
 	}
 	return n, err
 }

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"encoding/json"
 
 	"holdfast"
 	"holdfast/client/seal"
@@ -361,7 +360,8 @@ func (s *Session) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closePatient)
 	defer cancel()
 	path := strings.Replace(wire.PathClose, "{sid}", sid.String(), 1)
-	if r, err := s.c.attempt(ctx, http.MethodPost, path, []byte{}, func() {}); err == nil {
+	w := &watch{idle: time.NewTimer(closePatient), progress: func() {}}
+	if r, err := s.c.attempt(ctx, http.MethodPost, path, nil, w); err == nil {
 		r.Close()
 	}
 }

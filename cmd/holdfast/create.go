@@ -29,6 +29,10 @@ func newCreate(g *globals) *cobra.Command {
 		Long: `Create makes the archive SERIES@TIME of the given paths. Paths are kept as given without a leading
 slash: "create a -C /srv photos" makes an archive that holds photos.
 
+A PATTERN of --exclude is a shell glob for names ("*.o"), for paths from anywhere ("build/*.o") or, with
+a leading slash, from the top of the archive; ** stands for any number of directories, and a trailing
+slash fits directories only. What is in an excluded directory is excluded with it.
+
 A file is read only if it changed since the last archive of the series. What could not be read is listed
 in the archive, said on standard error, and makes the exit code 3.`,
 		Args: args(cobra.MinimumNArgs(2), form),
