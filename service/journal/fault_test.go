@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
+	"holdfast/history"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/segment"
+	"holdfast/service/view"
+	"holdfast/service/view/viewtest"
 )
 
 // drive enrols, if need be, and makes backups from run on until one fails or all are done.
@@ -684,4 +688,145 @@ func TestPausedOwner(t *testing.T) {
 		}
 		mustClose(t, j)
 	})
+}
+
+// The power is cut at every call to the bucket, with more or less of what the view had not synced on its
+// disk. The next start on that disk and that bucket finds everything that was acknowledged, and the view is
+// what the bucket says.
+func TestPowerCutAtEveryOperation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		disk := view.NewDisk()
+		b := sim.New(1)
+		cfg := config(b)
+		var err error
+		if cfg.Store, err = disk.Open(); err != nil {
+			t.Fatal(err)
+		}
+		type cut struct {
+			disk     *view.Disk
+			store    *sim.Store
+			acked    []viewtest.Block
+			archives []history.Record
+		}
+		var cuts []cut
+		c, run := &client{Customer: newCustomer()}, 0
+		b.OnOp = func(sim.Op, string, int) sim.Fault {
+			// What was promised before the power went is in this copy; the disk after it, the bucket last.
+			acked, archives := slices.Clone(c.acked), slices.Clone(c.archives)
+			seed := uint64(len(cuts))
+			cuts = append(cuts, cut{disk.Crash(int(seed%5)*25, seed), b.Store().Clone(), acked, archives})
+			return sim.Fault{}
+		}
+		j := mustOpen(t, cfg)
+		c.j = j
+		if err := c.drive(ctx, &run, 3); err != nil {
+			t.Fatal(err)
+		}
+		b.OnOp = nil
+		mustClose(t, j)
+		behind := 0
+		for i, cut := range cuts {
+			cfg := config(cut.store.Connect(1))
+			if cfg.Store, err = cut.disk.Open(); err != nil {
+				t.Fatalf("cut %d: %v", i, err)
+			}
+			j, err := Open(ctx, cfg)
+			if err != nil {
+				t.Fatalf("cut %d: %v", i, err)
+			}
+			if j.Info().Replayed > 1 {
+				behind++
+			}
+			after := &client{Customer: c.Customer, j: j, acked: cut.acked, archives: cut.archives, unsure: c.unsure}
+			after.check(t, j)
+			checkStore(t, cut.store, j)
+			mustClose(t, j)
+		}
+		if behind == 0 || len(cuts) < 40 {
+			t.Errorf("%d cuts, %d with a view that was behind: the test does not test", len(cuts), behind)
+		}
+	})
+}
+
+// What is not acknowledged is not in the view on disk, and segments are acknowledged in order, however
+// late the epoch object answers for the first.
+func TestAcknowledgedInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		c := &client{Customer: newCustomer(), j: j}
+		if err := c.enrol(ctx); err != nil {
+			t.Fatal(err)
+		}
+		reads := 0
+		b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+			if op == sim.OpGet {
+				if reads++; reads == 1 {
+					return sim.Fault{Slow: 10 * time.Second}
+				}
+			}
+			return sim.Fault{}
+		}
+		var records []history.Record
+		var tickets []*Ticket
+		for range 2 {
+			r := c.Open()
+			tk, err := j.Append(ctx, func(tx *Tx) error { _, err := tx.History(r); return err })
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Accepted(r)
+			records, tickets = append(records, r), append(tickets, tk)
+			j.Flush()
+			time.Sleep(time.Second)
+		}
+		if reads != 2 {
+			t.Fatalf("%d reads: the second segment is not as far as this test wants it", reads)
+		}
+		for i, tk := range tickets {
+			select {
+			case <-tk.Done():
+				t.Errorf("segment %d is acknowledged too early", i)
+			default:
+			}
+			if _, _, ok, err := j.Acked().Record(records[i].ID()); err != nil || ok {
+				t.Errorf("segment %d is in the view before it is acknowledged: %v", i, err)
+			}
+		}
+		if err := tickets[1].Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-tickets[0].Done():
+		default:
+			t.Error("the second was acknowledged before the first")
+		}
+		checkStore(t, b.Store(), j)
+		mustClose(t, j)
+	})
+}
+
+// A claim of which the answer is lost, or that lands after it was given up, is one claim.
+func TestClaimWithoutAnswer(t *testing.T) {
+	for name, fault := range map[string]sim.Fault{
+		"applied": {Err: sim.ErrFault, Applied: true},
+		"late":    {Err: sim.ErrFault, Late: 10 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := sim.New(1)
+			b.OnOp = func(op sim.Op, _ string, attempt int) sim.Fault {
+				if op == sim.OpSwap && attempt == 1 {
+					return fault
+				}
+				return sim.Fault{}
+			}
+			j := mustOpen(t, config(b))
+			if e := j.Info().Epoch; e != 1 {
+				t.Errorf("%s: the claim of epoch 1 was not recognised: epoch %d", name, e)
+			}
+			mustClose(t, j)
+		})
+	}
 }
