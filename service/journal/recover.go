@@ -353,7 +353,7 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 	return j.store.Commit(l)
 }
 
-// replay applies segments to the store, in order (JOURNAL 11), from their trailers alone. It returns how
+// replay applies segments to the store, in order (JOURNAL 11), from their trailers alone (JOURNAL 12). It returns how
 // many records they had.
 func replay(ctx context.Context, cfg Config, store *view.Store, segments []found) (records int, err error) {
 	if _, pos, _, err := store.Position(); err != nil {
