@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -112,9 +114,9 @@ func TestEveryOperationFailsOnce(t *testing.T) {
 				done := false
 				synctest.Test(t, func(t *testing.T) {
 					b := sim.New(1)
-					op := 0
+					var op atomic.Int32
 					b.OnOp = func(sim.Op, string, int) sim.Fault {
-						if op++; op == n {
+						if int(op.Add(1)) == n {
 							return fault
 						}
 						return sim.Fault{}
@@ -131,7 +133,7 @@ func TestEveryOperationFailsOnce(t *testing.T) {
 					checkStore(t, b.Store(), j)
 					mustClose(t, j)
 					b.Store().Land()
-					done = op < n
+					done = int(op.Load()) < n
 				})
 				if done || t.Failed() {
 					return
@@ -255,7 +257,11 @@ func TestScenarioS8LatePut(t *testing.T) {
 			b := sim.New(1)
 			j := mustOpen(t, config(b))
 			// Every first attempt under a key hangs and lands when the test says so.
+			var calm atomic.Bool
 			b.OnOp = func(op sim.Op, _ string, attempt int) sim.Fault {
+				if calm.Load() {
+					return sim.Fault{}
+				}
 				if op == sim.OpPut && attempt == 1 {
 					return sim.Fault{Err: sim.ErrFault, Late: sim.UntilLand}
 				}
@@ -270,7 +276,7 @@ func TestScenarioS8LatePut(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
-			b.OnOp = nil
+			calm.Store(true)
 			if err := tk.Wait(context.Background()); err != nil {
 				t.Fatal(err)
 			}
@@ -646,15 +652,18 @@ func TestPausedOwner(t *testing.T) {
 		}
 		// Two segments; the first hangs, the second lands. A read that begins before the first is durable must
 		// not acknowledge it.
+		var mu sync.Mutex
 		var first string
-		reads := 0
+		var reads atomic.Int32
 		b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+			mu.Lock()
+			defer mu.Unlock()
 			switch {
 			case op == sim.OpPut && first == "":
 				first = key
 				return sim.Fault{Slow: 10 * time.Second}
 			case op == sim.OpGet && key == segment.EpochKey(testCell):
-				reads++
+				reads.Add(1)
 				if _, err := b.Store().Connect(5).Get(ctx, first, 0, -1); errors.Is(err, bucket.ErrNotFound) {
 					t.Error("the epoch object was read before an earlier segment was durable")
 				}
@@ -683,8 +692,8 @@ func TestPausedOwner(t *testing.T) {
 		if err := errors.Join(two.Wait(ctx), one.Wait(ctx)); err != nil {
 			t.Fatal(err)
 		}
-		if reads != 2 {
-			t.Errorf("%d reads", reads)
+		if reads.Load() != 2 {
+			t.Errorf("%d reads", reads.Load())
 		}
 		mustClose(t, j)
 	})
@@ -760,10 +769,10 @@ func TestAcknowledgedInOrder(t *testing.T) {
 		if err := c.enrol(ctx); err != nil {
 			t.Fatal(err)
 		}
-		reads := 0
+		var reads atomic.Int32
 		b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
 			if op == sim.OpGet {
-				if reads++; reads == 1 {
+				if reads.Add(1) == 1 {
 					return sim.Fault{Slow: 10 * time.Second}
 				}
 			}
@@ -782,8 +791,8 @@ func TestAcknowledgedInOrder(t *testing.T) {
 			j.Flush()
 			time.Sleep(time.Second)
 		}
-		if reads != 2 {
-			t.Fatalf("%d reads: the second segment is not as far as this test wants it", reads)
+		if reads.Load() != 2 {
+			t.Fatalf("%d reads: the second segment is not as far as this test wants it", reads.Load())
 		}
 		for i, tk := range tickets {
 			select {
