@@ -76,6 +76,40 @@ func TestUploadGoesOnAfterRestarts(t *testing.T) {
 	}
 }
 
+// TestServiceEndsWhileSessionIsOpened ends the service when an open record is durable and its answer is not
+// out: the next process answers the same record with session_gone, because no session survives a process.
+func TestServiceEndsWhileSessionIsOpened(t *testing.T) {
+	f := remotetest.New(t)
+	c := f.Enrol(remote.Options{})
+	var crash atomic.Bool
+	f.After = func(path string) bool {
+		if path != "sessions" || !crash.CompareAndSwap(true, false) {
+			return false
+		}
+		f.Restart()
+		return true
+	}
+	crash.Store(true)
+	s, err := c.OpenSession(t.Context())
+	if err != nil {
+		t.Fatalf("first session: %v", err)
+	}
+	defer s.Close()
+	// Once more when the session is lost in the middle of a run.
+	f.Restart()
+	crash.Store(true)
+	n, b := block(1, 1000)
+	if err := s.Upload(t.Context(), n, b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatalf("later session: %v", err)
+	}
+	if string(f.Blocks[n]) != string(b) {
+		t.Error("the block was not stored")
+	}
+}
+
 func TestUploadWindowIsBounded(t *testing.T) {
 	f := remotetest.New(t)
 	c := f.Enrol(remote.Options{})

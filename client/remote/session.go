@@ -98,24 +98,35 @@ func (c *Client) OpenSession(ctx context.Context) (*Session, error) {
 
 // open has a fresh secret and its record accepted, and makes it the session's.
 func (s *Session) open() error {
-	sec, open, err := seal.NewSession(rand.Reader, s.c.m)
-	if err != nil {
-		return err
+	for try := 1; ; try++ {
+		sec, open, err := seal.NewSession(rand.Reader, s.c.m)
+		if err != nil {
+			return err
+		}
+		_, err = s.c.submit(s.ctx, wire.PathSession, history.TypeOpen, open.Encode())
+		if err == nil {
+			s.begin(sec, open.Session)
+			return nil
+		}
+		// The record was accepted, but its answer was lost, and the session with the process that opened it.
+		if wire.CodeOf(err) != wire.CodeSessionGone || try == maxReopen {
+			return err
+		}
 	}
-	if _, err := s.c.submit(s.ctx, wire.PathSession, history.TypeOpen, open.Encode()); err != nil {
-		return err
-	}
+}
+
+// begin makes a session that was opened the present one: the window is sent again in it.
+func (s *Session) begin(sec *seal.Session, id holdfast.SessionID) {
 	s.sec.Store(sec)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sessionID = open.Session
+	s.sessionID = id
 	s.stats.Sessions++
 	s.next = 1
 	for _, b := range s.window {
 		b.seq, b.sending = s.next, false
 		s.next++
 	}
-	return nil
 }
 
 // reopen replaces the session old, which the service has forgotten, unless somebody else did already.

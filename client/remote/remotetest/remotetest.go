@@ -186,8 +186,8 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 	}
 	for _, e := range f.Entries {
 		if e.Record.ID() == rec.ID() {
-			if open {
-				f.openSession(rec)
+			if open && !f.opened(rec) {
+				return nil, &wire.Error{Code: wire.CodeSessionGone, Message: "of an earlier process"}
 			}
 			return e.Append(nil), nil
 		}
@@ -246,6 +246,14 @@ func missing(names ...holdfast.Name) error {
 		e.Missing = append(e.Missing, n.String())
 	}
 	return e
+}
+
+// opened reports whether the session of an open record is still open.
+func (f *Service) opened(rec history.Record) bool {
+	b, _ := history.ParseBody(rec.Body)
+	o, _ := history.ParseOpen(b.Fields)
+	_, ok := f.sessions[o.Session.String()]
+	return ok
 }
 
 func (f *Service) openSession(rec history.Record) {
