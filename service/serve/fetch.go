@@ -95,12 +95,12 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		}
 	})
 	w.Header().Set("Content-Type", "application/octet-stream")
-	rc := http.NewResponseController(w)
-	defer rc.SetWriteDeadline(time.Time{})
 	for rd := range queue {
+		// The bucket's time is not the client's.
+		http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		<-rd.done
 		if err == nil {
-			err = s.writeRead(w, rc, rd)
+			err = s.writeRead(w, rd)
 		}
 		if err != nil {
 			cancel()
@@ -114,7 +114,7 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err != nil {
 		return err
 	}
-	rc.SetWriteDeadline(time.Now().Add(slowGrace))
+	patient(w, len(absent)*wire.FrameOverhead)
 	for _, n := range absent {
 		if _, err := w.Write(wire.AppendFrame(nil, wire.Frame{Name: n, Status: wire.FrameAbsent})); err != nil {
 			return err
@@ -132,7 +132,7 @@ type read struct {
 }
 
 // writeRead writes what was read to the client.
-func (s *Server) writeRead(w http.ResponseWriter, rc *http.ResponseController, rd *read) error {
+func (s *Server) writeRead(w http.ResponseWriter, rd *read) error {
 	for i, res := range rd.results {
 		f := wire.Frame{Name: rd.run[i].name, Sealed: res.Sealed}
 		switch {
@@ -142,7 +142,7 @@ func (s *Server) writeRead(w http.ResponseWriter, rc *http.ResponseController, r
 		case res.Err != nil:
 			return fmt.Errorf("%w: %w", errBackend, res.Err)
 		}
-		rc.SetWriteDeadline(time.Now().Add(slowGrace + time.Duration(len(f.Sealed))*time.Second/slowRate))
+		patient(w, len(f.Sealed))
 		if _, err := w.Write(wire.AppendFrameHeader(nil, f)); err != nil {
 			return err
 		}

@@ -317,6 +317,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 		return fmt.Errorf("encode answer: %w", err)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	patient(w, len(b))
 	w.WriteHeader(status)
 	w.Write(append(b, '\n')) // a client that is gone is its own concern
 	return nil
@@ -324,8 +325,15 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 
 func writeBinary(w http.ResponseWriter, b []byte) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
+	patient(w, len(b))
 	w.Write(b)
 	return nil
+}
+
+// patient gives the client time to take the next n bytes of an answer, and what is left of it after the
+// handler's end: nobody holds a request for ever by not reading the answer.
+func patient(w http.ResponseWriter, n int) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slowGrace + time.Duration(n)*time.Second/slowRate))
 }
 
 // body reads a whole body of at most limit bytes.

@@ -1,0 +1,92 @@
+package serve
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"holdfast/wire"
+)
+
+// raw is an HTTP/2 connection by hand, for what no library does.
+type raw struct {
+	w *world
+	*tls.Conn
+	next uint32 // stream
+}
+
+// raw connects with c's key. The service may send the answers' heads, but not one byte of a body.
+func (c *client) raw() *raw {
+	c.w.Helper()
+	conn, err := c.w.l.dial(c.w.Context())
+	if err != nil {
+		c.w.Fatal(err)
+	}
+	cfg := wire.ClientConfig(c.tls, pub(c.w.id.TLSKey()))
+	cfg.NextProtos = []string{"h2"}
+	r := &raw{c.w, tls.Client(conn, cfg), 1}
+	r.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+	r.frame(4, 0, 0, 0, 4, 0, 0, 0, 0) // SETTINGS: initial window 0
+	return r
+}
+
+func (r *raw) frame(typ, flags byte, stream uint32, payload ...byte) {
+	h := binary.BigEndian.AppendUint32(nil, uint32(len(payload))<<8|uint32(typ))
+	h = binary.BigEndian.AppendUint32(append(h, flags), stream)
+	if _, err := r.Write(append(h, payload...)); err != nil {
+		r.w.Fatal(err)
+	}
+}
+
+// get asks for path, and returns its stream.
+func (r *raw) get(path string) uint32 {
+	head := []byte{0x82, 0x87, 0x04, byte(len(path))} // GET, https, a path without Huffman code
+	head = append(head, path...)
+	head = append(head, 0x01, 1, 's') // authority
+	s := r.next
+	r.next += 2
+	r.frame(1, 5, s, head...) // HEADERS, the end of headers and of the stream
+	return s
+}
+
+// reset waits until the service gives stream up.
+func (r *raw) reset(stream uint32, patience time.Duration) error {
+	r.SetReadDeadline(time.Now().Add(patience))
+	for {
+		var h [9]byte
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			return err
+		}
+		p := make([]byte, binary.BigEndian.Uint32(h[:4])>>8)
+		if _, err := io.ReadFull(r, p); err != nil {
+			return err
+		}
+		if h[3] == 3 && binary.BigEndian.Uint32(h[5:]) == stream {
+			return nil
+		}
+		if h[3] == 0 && len(p) > 0 {
+			return fmt.Errorf("%d bytes in a window of none", len(p))
+		}
+	}
+}
+
+// TestAnswerThatNobodyTakes asks and gives no window for the answer, which costs a stranger nothing and the
+// service a goroutine, a buffer and a connection.
+func TestAnswerThatNobodyTakes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.customer("ada", 7)
+		for _, x := range []struct {
+			c    *client
+			path string
+		}{{w.stranger(), wire.PathHello}, {w.stranger(), "/v1/nothing"}, {c, wire.PathUsage}, {c, wire.PathHistory + "?after=0"}} {
+			r := x.c.raw()
+			if err := r.reset(r.get(x.path), 2*time.Minute); err != nil {
+				t.Errorf("GET %s: the answer still waits: %v", x.path, err)
+			}
+			r.Close()
+		}
+	})
+}
