@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"holdfast"
 	"holdfast/wire"
 )
 
@@ -87,6 +89,52 @@ func TestAnswerThatNobodyTakes(t *testing.T) {
 				t.Errorf("GET %s: the answer still waits: %v", x.path, err)
 			}
 			r.Close()
+		}
+	})
+}
+
+// TestRequestsAreBounded holds as many requests as connections allow, and expects that others are served.
+func TestRequestsAreBounded(t *testing.T) {
+	inWorld(t, func(w *world) {
+		good := w.customer("good", holdfast.RightsAll)
+		bad := w.customer("bad", holdfast.RightsAll)
+		for _, x := range []struct {
+			who   string
+			by    func() *client
+			share int
+		}{{"strangers", w.stranger, aliens}, {"one vault", func() *client { return bad }, partyRequests}} {
+			var held []*raw
+			for range 2 * x.share / 16 {
+				r := x.by().raw()
+				for range 32 {
+					r.get(wire.PathHello)
+				}
+				go io.Copy(io.Discard, r) // refusals do not wait
+				held = append(held, r)
+			}
+			synctest.Wait()
+			w.srv.mu.Lock()
+			n := w.srv.underWay
+			w.srv.mu.Unlock()
+			if n != 2*x.share {
+				t.Errorf("%s: %d requests are under way", x.who, n)
+			}
+			good.hello()
+			c := x.by()
+			if x.who == "one vault" {
+				if _, err := c.do("GET", wire.PathHello, nil); err == nil {
+					t.Errorf("%s: one more is served", x.who)
+				}
+			}
+			later(slowGrace + time.Second)
+			synctest.Wait()
+			c.hello()
+			for _, r := range held {
+				r.Close()
+			}
+		}
+		if w.srv.underWay != 0 || len(w.srv.requests) != 0 {
+			t.Errorf("%d requests are under way, %v", w.srv.underWay, w.srv.requests)
 		}
 	})
 }

@@ -18,6 +18,9 @@ import (
 	"holdfast/wire"
 )
 
+// historyPart is how much of a history one answer holds, bytes; the protocol allows wire.MaxHistory.
+const historyPart = 512 << 10
+
 // hello tells any key what the service is and what it knows the key as.
 func (s *Server) hello(w http.ResponseWriter, r *http.Request, c caller) error {
 	h := wire.Hello{
@@ -196,7 +199,13 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request, c caller) error
 	if err != nil {
 		return refusal(wire.CodeBadRequest, "The request needs ?after=N, the number of the last record that the client has.")
 	}
-	b, err := s.j.Acked().History(c.machine.Vault, after, wire.MaxHistory)
+	// The memory is held until the client has taken the answer.
+	release, err := s.fetches.acquire(r.Context(), c.machine.Vault, historyPart)
+	if err != nil {
+		return err
+	}
+	defer release()
+	b, err := s.j.Acked().History(c.machine.Vault, after, historyPart)
 	if err != nil {
 		return err
 	}

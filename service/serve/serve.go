@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,12 @@ const (
 	idlePatience   = 3 * time.Minute
 	drainPatience  = 20 * time.Second // for requests under way when the service is told to end
 	maxConnections = 1024
-	maxHeader      = 16 << 10
+	// Requests under way: of all callers, of one vault or account, and of all keys that have none. What is
+	// beyond is told that the service is busy; as many again are cut off without a word.
+	maxRequests   = 1024
+	partyRequests = 256
+	aliens        = 128
+	maxHeader     = 16 << 10
 )
 
 // Config says what a Server serves. Every field but Log is required.
@@ -64,6 +70,8 @@ type Server struct {
 	ending           atomic.Bool // told to end: takes nothing new
 
 	mu       sync.Mutex
+	requests map[party]int // under way; no line for none
+	underWay int           // of them all
 	sessions map[holdfast.SessionID]*session
 	// created says which vault a connection key created since this process began: one is enough, and
 	// more would be a way to fill the journal for nothing.
@@ -79,6 +87,7 @@ func New(cfg Config) *Server {
 		j: cfg.Journal, id: cfg.Identity, log: cfg.Log,
 		uploads:  newBudget(uploadMemory, uploadShare),
 		fetches:  newBudget(fetchMemory, fetchShare),
+		requests: map[party]int{},
 		sessions: map[holdfast.SessionID]*session{},
 		created:  map[[32]byte]holdfast.VaultID{},
 	}
@@ -264,11 +273,61 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
+// party is who shares a number of requests under way: a vault, an account without one, or, as zeros, all
+// keys that the service does not know. Keys cost nothing, so that a share for each of them is none.
+type party struct {
+	vault   holdfast.VaultID
+	account holdfast.AccountID
+}
+
+func (c caller) party() party {
+	if c.standing == enrolled {
+		return party{vault: c.machine.Vault}
+	}
+	return party{account: c.account}
+}
+
+// admit counts a request until the returned function is called. The error says that there are too many.
+func (s *Server) admit(p party) (leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	share := partyRequests
+	if p == (party{}) {
+		share = aliens
+	}
+	if s.underWay >= maxRequests || s.requests[p] >= share {
+		err = &wire.Error{Code: wire.CodeBusy, Message: "Too many requests are under way; try again in a moment.", RetryAfter: 2}
+	}
+	if s.underWay >= 2*maxRequests || s.requests[p] >= 2*share {
+		// Even to say so costs too much.
+		panic(http.ErrAbortHandler)
+	}
+	s.underWay++
+	s.requests[p]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.underWay--
+		if s.requests[p]--; s.requests[p] == 0 {
+			delete(s.requests, p)
+		}
+	}, err
+}
+
 // checked calls h for callers of that standing and with that right, and turns errors into answers.
 func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := &answer{ResponseWriter: w}
 		c, err := s.identify(r)
+		leave, full := s.admit(c.party())
+		defer leave()
+		if r.ProtoMajor == 2 {
+			// Otherwise what is left of a short answer waits for the client after the handler's end, uncounted.
+			defer http.NewResponseController(w).Flush()
+		}
+		if err == nil {
+			err = full
+		}
 		switch {
 		case err != nil:
 		case c.standing < need && c.standing == unknown:
@@ -316,15 +375,18 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
+	b = append(b, '\n')
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	patient(w, len(b))
 	w.WriteHeader(status)
-	w.Write(append(b, '\n')) // a client that is gone is its own concern
+	w.Write(b) // a client that is gone is its own concern
 	return nil
 }
 
 func writeBinary(w http.ResponseWriter, b []byte) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	patient(w, len(b))
 	w.Write(b)
 	return nil
