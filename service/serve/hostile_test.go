@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast"
+	"holdfast/history"
 	"holdfast/wire"
 )
 
@@ -135,6 +136,35 @@ func TestRequestsAreBounded(t *testing.T) {
 		}
 		if w.srv.underWay != 0 || len(w.srv.requests) != 0 {
 			t.Errorf("%d requests are under way, %v", w.srv.underWay, w.srv.requests)
+		}
+	})
+}
+
+// TestSessionsOfOneVault: a customer enrols machine after machine and opens all sessions that there are.
+func TestSessionsOfOneVault(t *testing.T) {
+	inWorld(t, func(w *world) {
+		good := w.customer("good", holdfast.RightsAll)
+		kept := good.open()
+		bad := w.customer("bad", holdfast.RightsAll)
+		for range maxSessions/maxPerKey + 1 {
+			m := *bad
+			m.tls, m.sign, m.chain = newKey(), newKey(), history.Link{}
+			m.connect("h2")
+			r := bad.enrol(&m, holdfast.RightsAll)
+			_, err := bad.record(wire.PathRecords, r)
+			w.ok(err, "enrol")
+			bad.own = history.Link{Seq: bad.own.Seq + 1, Prev: r.ID()}
+			for range maxPerKey {
+				m.open()
+			}
+			m.http.CloseIdleConnections()
+			later(time.Second)
+		}
+		good.open()
+		_, err := good.have(kept, name(1))
+		w.ok(err, "a session that was open before")
+		if n := w.srv.Sessions(); n > maxSessions {
+			t.Errorf("%d sessions are open", n)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 const (
 	sessionIdle = time.Hour      // after which a session is forgotten
 	keep        = 48 * time.Hour // JOURNAL 17: how long a block without references is promised to stay
-	maxSessions = 4096           // open at a time
+	maxSessions = 4096           // open at a time; one more forgets one of the vault that has most
 	maxPerKey   = 8              // of one machine; opening more forgets the one unused for longest
 )
 
@@ -112,7 +112,7 @@ func (s *Server) enlist(c caller, o history.Open) (ses *session, fresh bool, err
 		}
 		delete(s.sessions, oldest.id)
 	}
-	if len(s.sessions) >= maxSessions {
+	if len(s.sessions) >= maxSessions && !s.forgetOne() {
 		return nil, false, &wire.Error{Code: wire.CodeBusy, Message: "Too many sessions are open; the service takes more in a while.", RetryAfter: 30}
 	}
 	ses = &session{
@@ -121,6 +121,29 @@ func (s *Server) enlist(c caller, o history.Open) (ses *session, fresh bool, err
 	}
 	s.sessions[ses.id] = ses
 	return ses, true, nil
+}
+
+// forgetOne forgets an idle session of the vault that has most: machines cost a vault nothing, so that
+// their number must not keep others out. mu is held.
+func (s *Server) forgetOne() bool {
+	count := map[holdfast.VaultID]int{}
+	for _, x := range s.sessions {
+		count[x.vault]++
+	}
+	var worst *session
+	for _, x := range s.sessions {
+		if x.busy > 0 {
+			continue
+		}
+		if worst == nil || count[x.vault] > count[worst.vault] || x.vault == worst.vault && x.used.Before(worst.used) {
+			worst = x
+		}
+	}
+	if worst == nil {
+		return false
+	}
+	delete(s.sessions, worst.id)
+	return true
 }
 
 // of reports whether the session is the caller's.
