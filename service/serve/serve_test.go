@@ -464,7 +464,7 @@ func TestBatchesArriveInAnyOrder(t *testing.T) {
 func TestDurableBeforeAnswer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		c := w.customer("a", holdfast.RightsAll)
-		sid := c.open()
+		c.open()
 		w.stop()
 		slow := false
 		w.bucket = w.bucket.Store().Connect(3)
@@ -475,7 +475,7 @@ func TestDurableBeforeAnswer(t *testing.T) {
 			return sim.Fault{}
 		}
 		w.start()
-		sid = c.open()
+		sid := c.open()
 		slow = true
 		start := time.Now()
 		_, err := c.upload(sid, 1, frame(name(1), sealed(sid, holdfast.KindArchive, 10)))
