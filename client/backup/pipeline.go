@@ -158,10 +158,11 @@ func (p *pipeline) seal(g *group) error {
 				meta, metaBytes = meta+1, metaBytes+uint64(len(j.plain))
 			}
 		}
-		if j.pooled {
-			buffers.Put(&j.plain)
-		}
+		plain := j.plain
 		j.plain = nil
+		if j.pooled {
+			buffers.Put(&plain) // not &j.plain: the pool's next user must not share a variable with the job
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
