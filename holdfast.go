@@ -27,6 +27,10 @@ const (
 	MaxRecord = 8 << 10
 	// MaxBatch bounds the body of one upload of blocks.
 	MaxBatch = 4<<20 + MaxBlock
+	// MaxBatchBlocks and MaxBatchLinks bound the blocks in one upload and their links: what the service has
+	// to look up and remember for it.
+	MaxBatchBlocks = 32768
+	MaxBatchLinks  = 6 * MaxLinks
 	// MaxHave bounds the names in one presence question or one fetch.
 	MaxHave = 4096
 )

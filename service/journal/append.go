@@ -31,6 +31,10 @@ type pending struct {
 	acked   chan struct{} // closed when it is acknowledged
 }
 
+// full reports whether p is to be sealed: it has its size, or has changed so many rows of the view that
+// keeping them in memory costs more than its blocks.
+func (p *pending) full() bool { return p.b.Size() >= segment.Target || p.layer.Size() >= maxRows }
+
 func (j *Journal) newPending() *pending {
 	p := &pending{layer: view.NewLayer(nil), durable: make(chan struct{}), acked: make(chan struct{})}
 	if n := len(j.free); n > 0 {
@@ -238,7 +242,7 @@ func (j *Journal) lockForAppend(ctx context.Context) error {
 		case err != nil:
 		case j.closing:
 			err = fmt.Errorf("%w: %w", ErrStopped, ErrClosed)
-		case j.cur.b.Size() < segment.Target:
+		case !j.cur.full():
 			return nil
 		}
 		j.mu.Unlock()
@@ -281,7 +285,7 @@ func (j *Journal) maybeSeal() {
 	if flush := j.lastFlush.Add(flushEvery); j.wanted && flush.Before(due) {
 		due = flush
 	}
-	if j.cur.b.Size() < segment.Target && now.Before(due) && !j.closing {
+	if !j.cur.full() && now.Before(due) && !j.closing {
 		j.timer.Reset(due.Sub(now))
 		return
 	}

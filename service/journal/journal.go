@@ -35,6 +35,9 @@ const (
 	maxPending = 3
 	// maxPuts bounds the segments on their way to the bucket at one time.
 	maxPuts = 2
+	// maxRows is how much of the view a segment changes before it is sealed, bytes of keys and values: rows
+	// that wait for their acknowledgement are in memory, at two to three times this.
+	maxRows = 4 << 20
 	// maxAppend bounds what one Append adds, in bytes; what is added to a segment below its target size then
 	// always fits.
 	maxAppend = 24 << 20

@@ -2,10 +2,13 @@ package journal
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -427,5 +430,68 @@ func TestRebuildCoversEveryRecordType(t *testing.T) {
 			}
 		}
 		checkStore(t, b.Store(), j)
+	})
+}
+
+// TestRowsPendingAreBounded has the bucket hang while a customer sends small blocks and many links: what
+// the view will have to change waits in memory, and there must be little of it.
+func TestRowsPendingAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		c := &client{Customer: newCustomer(), j: j}
+		if err := errors.Join(c.enrol(ctx), c.record(ctx, c.Open())); err != nil {
+			t.Fatal(err)
+		}
+		const n = 3 * 16384
+		names := make([]holdfast.Name, n)
+		for i := range names {
+			binary.BigEndian.PutUint32(names[i][:], uint32(i))
+		}
+		sealed := make([]byte, 100)
+		for i := 0; i < n; i += 16384 {
+			if err := c.append(ctx, func(tx *Tx) (err error) {
+				for _, name := range names[i : i+16384] {
+					err = errors.Join(err, tx.Stored(c.Session, name, holdfast.KindChunk, nil, sealed))
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var hang atomic.Bool
+		hang.Store(true)
+		b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+			return sim.Fault{Hang: op == sim.OpPut && hang.Load()}
+		}
+		tree := func(k int) error {
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_, err := j.Append(short, func(tx *Tx) error {
+				links := names[k%3*16384:][:16384]
+				return tx.Stored(c.Session, holdfast.Name{0xff, byte(k)}, holdfast.KindTree, links, sealed)
+			})
+			return err
+		}
+		k := 0
+		for ; tree(k) == nil; k++ {
+		}
+		rows := 0
+		j.mu.RLock()
+		for _, p := range append(slices.Clone(j.queue), j.cur) {
+			rows += p.layer.Size()
+		}
+		j.mu.RUnlock()
+		if limit := (maxPending + 1) * (maxRows + 2<<20); rows > limit || k < 4 {
+			t.Errorf("after %d appends %d bytes of rows are pending, more than %d", k, rows, limit)
+		}
+		// It goes on when the bucket does.
+		hang.Store(false)
+		time.Sleep(2 * time.Minute)
+		if err := tree(k); err != nil {
+			t.Error(err)
+		}
+		mustClose(t, j)
 	})
 }

@@ -168,3 +168,36 @@ func TestSessionsOfOneVault(t *testing.T) {
 		}
 	})
 }
+
+// TestBatchOfManySmallThings: what costs the service more than its bytes is bounded by number.
+func TestBatchOfManySmallThings(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.customer("ada", holdfast.RightsAll)
+		sid := c.open()
+		small := sealed(sid, holdfast.KindChunk, 0)
+		var frames [][]byte
+		for i := range holdfast.MaxBatchBlocks + 1 {
+			n := name(i)
+			n[3] = byte(i >> 16)
+			frames = append(frames, frame(n, small))
+		}
+		_, err := c.upload(sid, 1, frames...)
+		w.want(wire.CodeTooLarge, err, "too many blocks")
+		st, err := c.upload(sid, 1, frames[1:]...)
+		if err != nil || st.Stored != holdfast.MaxBatchBlocks {
+			t.Errorf("as many blocks as are allowed: %+v, %v", st, err)
+		}
+		var links []holdfast.Name
+		for i := range holdfast.MaxLinks {
+			links = append(links, holdfast.Name{byte(i >> 8), byte(i), 0xaa})
+		}
+		frames = nil
+		for i := range 7 {
+			frames = append(frames, frame(holdfast.Name{0xff, byte(i)}, sealed(sid, holdfast.KindTree, 10, links...)))
+		}
+		_, err = c.upload(sid, 2, frames...)
+		w.want(wire.CodeTooLarge, err, "too many links")
+		_, err = c.upload(sid, 2, frames[1:]...)
+		w.want(wire.CodeMissing, err, "as many links as are allowed, of which some are not there")
+	})
+}

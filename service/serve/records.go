@@ -31,13 +31,15 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request, c caller) error {
 		LogKey:   hex.EncodeToString(s.id.LogKey().Public().(ed25519.PublicKey)),
 		You:      c.standing.String(),
 		Limits: map[string]int64{
-			"batch":   holdfast.MaxBatch,
-			"block":   holdfast.MaxBlock,
-			"names":   holdfast.MaxHave,
-			"links":   holdfast.MaxLinks,
-			"record":  holdfast.MaxRecord,
-			"ahead":   maxAhead,
-			"history": wire.MaxHistory,
+			"batch":        holdfast.MaxBatch,
+			"batch_blocks": holdfast.MaxBatchBlocks,
+			"batch_links":  holdfast.MaxBatchLinks,
+			"block":        holdfast.MaxBlock,
+			"names":        holdfast.MaxHave,
+			"links":        holdfast.MaxLinks,
+			"record":       holdfast.MaxRecord,
+			"ahead":        maxAhead,
+			"history":      wire.MaxHistory,
 		},
 	}
 	if c.standing == enrolled {

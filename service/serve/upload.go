@@ -137,6 +137,7 @@ func (s *Server) readBatch(w http.ResponseWriter, r *http.Request, ses *session,
 
 	var batch []item
 	var checked holdfast.SessionID // the last session that was looked up
+	links := 0
 	for rest := raw; len(rest) > 0; {
 		var f wire.Frame
 		if f, rest, err = wire.NextFrame(rest); err != nil {
@@ -151,6 +152,9 @@ func (s *Server) readBatch(w http.ResponseWriter, r *http.Request, ses *session,
 		h, _, err := wire.ParseBlockHeader(f.Sealed)
 		if err != nil {
 			return nil, fmt.Errorf("block %s: %w", f.Name, err)
+		}
+		if links += len(h.Links); links > holdfast.MaxBatchLinks || len(batch) == holdfast.MaxBatchBlocks {
+			return nil, refusal(wire.CodeTooLarge, "A batch may have %d blocks and %d links at most.", holdfast.MaxBatchBlocks, holdfast.MaxBatchLinks)
 		}
 		if h.Session != ses.id && h.Session != checked {
 			// Sealed under an earlier session of the same run, before the service was restarted. Its wrap
