@@ -105,6 +105,9 @@ func (v *Vault) Extract(ctx context.Context, a history.Archive, dir string, opt 
 	if err := r.flush(); err != nil {
 		return r.result(), err
 	}
+	if walkErr != nil && !Damaged(walkErr) {
+		return r.result(), walkErr // not finished: the target stays one that can be gone on with
+	}
 	if err := to.FinishDirs(); err != nil {
 		return r.result(), err
 	}

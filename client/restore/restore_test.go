@@ -346,3 +346,45 @@ func TestFind(t *testing.T) {
 		t.Errorf("partial by name: %v, %v", a, err)
 	}
 }
+
+// TestServiceGoesDuringWalk: the archive's tree cannot be read to its end while nothing waits to be written.
+// That is an interruption like any other: the same command goes on later.
+func TestServiceGoesDuringWalk(t *testing.T) {
+	w := newWorld(t, nil)
+	const dirs = 8000 // with long names, so that the tree is read in several steps
+	for i := range dirs {
+		if err := os.MkdirAll(filepath.Join(w.dir, fmt.Sprintf("%04d-%x", i, content(i, 120))), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.backup()
+	c := w.svc.Dial(remote.Options{Patience: -1})
+	v, err := restore.Open(t.Context(), w.svc.Machine, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetches := 0
+	w.svc.Hook = func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/fetch") {
+			return false
+		}
+		if fetches++; fetches <= 3 {
+			return false
+		}
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	_, err = v.Extract(t.Context(), w.a, out, restore.Options{})
+	var away *remote.UnavailableError
+	if !errors.As(err, &away) {
+		t.Fatalf("got %v after %d fetches, want that the service is away", err, fetches)
+	}
+	w.svc.Hook = nil
+	if _, _, err := w.extract(out); err != nil {
+		t.Fatalf("going on: %v", err)
+	}
+	if es, err := os.ReadDir(out); err != nil || len(es) != dirs { // and no staging directory
+		t.Errorf("%d of %d directories, %v", len(es), dirs, err)
+	}
+}
