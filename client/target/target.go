@@ -42,6 +42,9 @@ var ErrBusy = errors.New("another restore into it is running")
 // ErrUnsafe reports an entry that would reach outside the target, or that met something there that was not its own.
 var ErrUnsafe = errors.New("refused for safety")
 
+// ErrSameName reports two paths of an archive of which the target's file system makes one.
+var ErrSameName = errors.New("the file system takes its name for that of another path that was restored: restore into one that tells them apart")
+
 // Options say how to restore.
 type Options struct {
 	Privileged bool // also restore set-id bits, devices, security.* and trusted.* attributes

@@ -124,6 +124,13 @@ func (t *Target) place(temp, path string) error {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
+	// An archive has each path once, but a file system may take two of them for one: "a" and "A".
+	was, err := t.root.Lstat(path)
+	if err == nil && t.fresh {
+		if own, err := t.root.Lstat(temp); err != nil || !os.SameFile(was, own) {
+			return fmt.Errorf("restore %q: %w", path, ErrSameName)
+		}
+	}
 	if err := t.root.Rename(temp, path); err != nil {
 		return fmt.Errorf("restore %q: %w", path, err)
 	}

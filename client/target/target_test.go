@@ -325,3 +325,36 @@ func BenchmarkRestore(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// TestNamesThatTheFileSystemTakesForOne: on many file systems "A" and "a" are one name, and what comes later
+// must not silently replace what was restored before. Here both are written the same.
+func TestNamesThatTheFileSystemTakesForOne(t *testing.T) {
+	dir := t.TempDir()
+	to := open(t, dir, target.Options{})
+	link := entry("s", archive.TypeSymlink)
+	link.Target = "first"
+	hard := entry("h", archive.TypeFile)
+	hard.Link = "f"
+	must(t, put(to, "f", "first"), to.Symlink(link), to.Hardlink(hard))
+	other := *link
+	other.Target = "second"
+	for what, err := range map[string]error{
+		"a file over a file":               put(to, "f", "second"),
+		"a symbolic link over another":     to.Symlink(&other),
+		"a FIFO over a symbolic link":      to.Node(entry("s", archive.TypeFIFO)),
+		"a directory over a file":          to.Mkdir(entry("f", archive.TypeDir)),
+		"a file over another hard link":    put(to, "h", "second"),
+		"a hard link over a symbolic link": func() error { h := *hard; h.Path = "s"; return to.Hardlink(&h) }(),
+	} {
+		if !errors.Is(err, target.ErrSameName) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	must(t, to.Hardlink(hard)) // the same again is no harm
+	if b, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(b) != "first" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if l, err := os.Readlink(filepath.Join(dir, "s")); err != nil || l != "first" {
+		t.Errorf("%q, %v", l, err)
+	}
+}

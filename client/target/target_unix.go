@@ -182,6 +182,9 @@ func (t *Target) place(temp, path string) error {
 		return err
 	}
 	defer t.dirs.put(h)
+	if t.taken(temp, h.fd, name) {
+		return fmt.Errorf("restore %q: %w", path, ErrSameName)
+	}
 	switch err := renameat(t.stage, temp, h.fd, name); err {
 	case nil:
 		return nil
@@ -194,11 +197,33 @@ func (t *Target) place(temp, path string) error {
 	}
 }
 
+// taken reports whether name is something that this run wrote, and not just another link of temp. An archive has
+// each path once, but a file system may take two of them for one: "a" and "A".
+func (t *Target) taken(temp string, dir int, name string) bool {
+	var there, own unix.Stat_t
+	if unix.Fstatat(dir, name, &there, unix.AT_SYMLINK_NOFOLLOW) != nil || !t.wroteIt(&there) {
+		return false
+	}
+	return temp == "" || unix.Fstatat(t.stage, temp, &own, unix.AT_SYMLINK_NOFOLLOW) != nil || own.Dev != there.Dev || own.Ino != there.Ino
+}
+
 // wrote notes that this run wrote the file of st.
 func (t *Target) wrote(st *unix.Stat_t) {
 	t.writtenMu.Lock()
 	defer t.writtenMu.Unlock()
 	t.written[inodes{uint64(st.Dev), uint64(st.Ino) / 64}] |= 1 << (uint64(st.Ino) % 64)
+}
+
+// drop removes something from the staging directory. Its inode may be given to a stranger's file next, and is not one
+// that this run wrote any more.
+func (t *Target) drop(temp string) {
+	var st unix.Stat_t
+	if unix.Fstatat(t.stage, temp, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Nlink == 1 {
+		t.writtenMu.Lock()
+		t.written[inodes{uint64(st.Dev), uint64(st.Ino) / 64}] &^= 1 << (uint64(st.Ino) % 64)
+		t.writtenMu.Unlock()
+	}
+	unix.Unlinkat(t.stage, temp, 0)
 }
 
 // wroteIt reports whether this run wrote the file of st.
@@ -242,6 +267,9 @@ func (t *Target) existing(parent int, name string) error {
 	}
 	if err != unix.ENOTDIR && err != unix.ELOOP && err != unix.EMLINK {
 		return err
+	}
+	if t.taken("", parent, name) {
+		return ErrSameName
 	}
 	if err := unix.Unlinkat(parent, name, 0); err != nil {
 		return err
@@ -322,7 +350,7 @@ func (t *Target) finishNode(temp string, e *archive.Entry) error {
 		err = t.place(temp, e.Path)
 	}
 	if err != nil {
-		unix.Unlinkat(t.stage, temp, 0)
+		t.drop(temp)
 	}
 	return err
 }
@@ -457,7 +485,7 @@ func (t *Target) setSize(fd int, e *archive.Entry) error {
 func (f *File) Abort() {
 	f.t.files.end(f)
 	if f.made {
-		unix.Unlinkat(f.t.stage, f.tempName(), 0) // not there any more if it was placed
+		f.t.drop(f.tempName()) // not there any more if it was placed
 	}
 }
 
