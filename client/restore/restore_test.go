@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -270,7 +271,7 @@ func TestScenarioC11Resume(t *testing.T) {
 			}
 			rw.(http.Flusher).Flush()
 			for opt.Progress.Bytes.Load() < uint64(stop*66<<10) {
-				// The client writes what it was sent, file by file; then it is interrupted.
+				runtime.Gosched() // the client writes what it was sent, file by file; then it is interrupted
 			}
 			cancel()
 			<-r.Context().Done()
@@ -336,6 +337,9 @@ func TestFind(t *testing.T) {
 		if a, err := restore.Find(m, h, spec); !errors.Is(err, restore.ErrNoArchive) {
 			t.Errorf("%q: %v, %v", spec, a, err)
 		}
+	}
+	if _, err := restore.Find(m, h, "s@20"); strings.Contains(err.Error(), "no such archive") || !strings.Contains(err.Error(), restore.Name(h, "s", second)) {
+		t.Errorf("a name that two archives have: %v", err)
 	}
 	// A partial archive is not the latest, but can be named.
 	h.Archives[1].Commit.Partial = true

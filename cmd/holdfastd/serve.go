@@ -40,7 +40,7 @@ func serveCommand() *cobra.Command {
 		},
 	}
 	dataFlag(c, &dir)
-	c.Flags().StringVar(&listen, "listen", "", "listen on this HOST:PORT instead of the service's address")
+	c.Flags().StringVar(&listen, "listen", "", "listen on this `HOST:PORT` instead of the service's address")
 	c.Flags().BoolVar(&takeover, "takeover", false, "take the data over from another host, which must be gone for good")
 	return c
 }
@@ -72,6 +72,11 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 		return fmt.Errorf("open journal: %w", err)
 	}
 	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log})
+	// Before the line that says ready: whoever waits for it may ask at once.
+	socket, err := admin.Listen(dir)
+	if err != nil {
+		return errors.Join(err, j.Close(context.WithoutCancel(ctx)))
+	}
 	adminCtx, endAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer endAdmin()
 	ctx, fail := context.WithCancelCause(ctx)
@@ -79,7 +84,7 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv}).Serve(adminCtx, dir); err != nil {
+		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv}).Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}
 	}()

@@ -73,24 +73,29 @@ type Server struct {
 	started  time.Time
 }
 
-// Serve listens on the socket in dir until ctx ends. A socket that an earlier process left is replaced:
-// the caller holds the lock on dir.
-func (s *Server) Serve(ctx context.Context, dir string) error {
+// Listen makes the socket in dir. One that an earlier process left is replaced: the caller holds the lock
+// on dir.
+func Listen(dir string) (net.Listener, error) {
 	path := filepath.Join(dir, SocketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("replace admin socket: %w", err)
+		return nil, fmt.Errorf("replace admin socket: %w", err)
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EINVAL) {
-		return fmt.Errorf("listen on %s: the path is too long for a socket; use a data directory with a shorter one", path)
+		return nil, fmt.Errorf("listen on %s: the path is too long for a socket; use a data directory with a shorter one", path)
 	}
 	if err != nil {
-		return fmt.Errorf("listen on admin socket: %w", err)
+		return nil, fmt.Errorf("listen on admin socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
-		return fmt.Errorf("protect admin socket: %w", err)
+		return nil, fmt.Errorf("protect admin socket: %w", err)
 	}
+	return l, nil
+}
+
+// Serve answers on l, which it closes, until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.started = time.Now()
 	srv := &http.Server{Handler: s.handler(), ReadTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return ctx }}
 	served := make(chan error, 1)

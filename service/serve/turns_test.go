@@ -253,6 +253,7 @@ func TestBudget(t *testing.T) {
 			t.Fatal("more than the total")
 		}
 		// The first in the queue is first, and a large claim is not starved by small ones.
+		var mu sync.Mutex // guards order: synctest.Wait orders goroutines for people, not for the race detector
 		var order []int
 		var wg sync.WaitGroup
 		for i, n := range []int64{5, 1, 1} {
@@ -263,7 +264,9 @@ func TestBudget(t *testing.T) {
 					t.Error(err)
 					return
 				}
+				mu.Lock()
 				order = append(order, i)
+				mu.Unlock()
 				time.Sleep(time.Millisecond)
 				r()
 			})

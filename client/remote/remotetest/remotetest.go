@@ -44,8 +44,10 @@ type Service struct {
 
 	// Hook may answer a request in the service's place (true), or do something before it.
 	Hook func(w http.ResponseWriter, r *http.Request) bool
-	// After is called when the service has done what was asked, before it answers; true drops the answer.
+	// After is called, one call at a time, when the service has done what was asked, before it answers;
+	// true drops the answer.
 	After func(path string) bool
+	after sync.Mutex
 
 	sessions map[string]uint64 // open ones, and the number of their last batch
 }
@@ -104,6 +106,12 @@ func (f *Service) Restart() {
 	f.sessions = map[string]uint64{}
 }
 
+func (f *Service) dropped(path string) bool {
+	f.after.Lock()
+	defer f.after.Unlock()
+	return f.After != nil && f.After(path)
+}
+
 // ServeHTTP answers one request.
 func (f *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.Hook != nil && f.Hook(w, r) {
@@ -118,7 +126,7 @@ func (f *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.Served[last]++
 	answer, err := f.answer(r, body)
 	f.Mu.Unlock()
-	if err == nil && f.After != nil && f.After(last) {
+	if err == nil && f.dropped(last) {
 		panic(http.ErrAbortHandler)
 	}
 	if err != nil {
