@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -47,7 +48,18 @@ var ErrClosed = errors.New("the view is closed")
 
 // Open opens the store in dir, which is made if it is absent. The error wraps ErrDamaged if what is in dir
 // is of no use and should be removed.
-func Open(dir string) (*Store, error) { return open(vfs.Default, dir) }
+func Open(dir string) (*Store, error) { return open(stopWhenFull(vfs.Default, dir), dir) }
+
+// stopWhenFull ends the process with one sentence when the disk is full. The database would panic instead,
+// at places from which there is no way back. Crash: as a kill; the next start replays from the bucket.
+func stopWhenFull(fs vfs.FS, dir string) vfs.FS {
+	return vfs.OnDiskFull(fs, func() { diskFull(dir) })
+}
+
+var diskFull = func(dir string) {
+	fmt.Fprintf(os.Stderr, "holdfastd: the disk of %s is full; make room and start again, nothing that was acknowledged is lost\n", dir)
+	os.Exit(1)
+}
 
 // OpenMem returns an empty store in memory.
 func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view") }
