@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 
 	"holdfast/internal/enc"
@@ -80,8 +81,11 @@ func HashSecret(secret [32]byte) [32]byte {
 // CheckAddress refuses an address that is not host:port.
 func CheckAddress(a string) error {
 	host, port, err := net.SplitHostPort(a)
-	if err != nil || host == "" || port == "" {
+	if err != nil || host == "" {
 		return fmt.Errorf("address %q is not HOST:PORT", a)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("address %q: its port is not a number from 1 to 65535", a)
 	}
 	return nil
 }

@@ -15,7 +15,8 @@ func initCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init --data DIR --bucket file:///PATH --address HOST:PORT",
 		Short: "Make a new service",
-		Long: `Make a new service: a data directory with the service's identity, and an empty bucket.
+		Long: `Make a new service: a data directory with the service's identity, and a bucket. A bucket that exists is
+used as it is: several services may share one. To bring a service back, use holdfastd recover.
 
 HOST:PORT is where customers will reach the service; it becomes part of the tokens that they are given.`,
 		Args: exactly(0),
@@ -30,6 +31,9 @@ HOST:PORT is where customers will reach the service; it becomes part of the toke
 			if err != nil {
 				return usageError{err}
 			}
+			if err := open.Check(bucketURL); err != nil {
+				return usageError{err}
+			}
 			if _, err := open.Create(bucketURL); err != nil {
 				return err
 			}
@@ -42,7 +46,7 @@ HOST:PORT is where customers will reach the service; it becomes part of the toke
 		},
 	}
 	dataFlag(c, &dir)
-	c.Flags().StringVar(&bucketURL, "bucket", "", "where the data will lie, such as file:///srv/holdfast/bucket")
-	c.Flags().StringVar(&address, "address", "", "where customers reach the service, such as backup.example.org:7440")
+	c.Flags().StringVar(&bucketURL, "bucket", "", "`URL` of where the data will lie, such as file:///srv/holdfast/bucket")
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` where customers reach the service, such as backup.example.org:7440")
 	return c
 }

@@ -46,8 +46,13 @@ func main() {
 // explain adds what to do next where the error itself does not know it.
 func explain(err error) string {
 	text := strings.TrimSpace(err.Error())
-	if errors.Is(err, journal.ErrLost) {
+	switch {
+	case errors.Is(err, journal.ErrLost):
 		return text + "; this one has stopped for good, nothing that it acknowledged is lost"
+	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction):
+		return text + "; bring the bucket's objects back from its redundancy, then try again"
+	case errors.Is(err, view.ErrDamaged):
+		return text + "; make the view anew with holdfastd rebuild"
 	}
 	return text
 }
@@ -64,24 +69,38 @@ func exitCode(err error) int {
 
 func command() *cobra.Command {
 	c := &cobra.Command{
-		Use:           "holdfastd",
-		Short:         "The Holdfast service: keeps sealed blocks in a bucket",
+		Use:   "holdfastd",
+		Short: "The Holdfast service: keeps sealed blocks in a bucket",
+		Long: `Holdfastd is the Holdfast service. It keeps sealed blocks in a bucket and holds no key that opens one.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 4 damaged, or the bucket contradicts what was acknowledged.`,
 		Version:       holdfast.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          group,
 	}
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
 	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), recoverCommand(), rebuildCommand(), checkCommand())
+	plain(c)
 	return c
+}
+
+// plain keeps "[flags]" out of usage lines, which name their flags themselves.
+func plain(c *cobra.Command) {
+	c.DisableFlagsInUseLine = true
+	for _, sub := range c.Commands() {
+		plain(sub)
+	}
 }
 
 // exactly makes cobra's errors about arguments usage errors.
 func exactly(n int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usageError{fmt.Errorf("%s takes %d arguments, not %d; see %s --help", c.CommandPath(), n, len(args), c.CommandPath())}
+			return usageError{fmt.Errorf("usage: %s; see %s --help", c.UseLine(), c.CommandPath())}
 		}
 		return nil
 	}
@@ -92,7 +111,7 @@ func group(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return c.Help()
 	}
-	return usageError{fmt.Errorf("unknown command %q; see %s --help", args[0], c.CommandPath())}
+	return usageError{fmt.Errorf("there is no command %q; see %s --help", args[0], c.CommandPath())}
 }
 
 // required refuses to run without flags.

@@ -70,6 +70,29 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestUsageCodes: what is wrong with the command line, and only that, makes the exit code 2.
+func TestUsageCodes(t *testing.T) {
+	dir := t.TempDir()
+	for line, want := range map[string]int{
+		"frob":                      exitUsage,
+		"account frob":              exitUsage,
+		"serve --frob":              exitUsage,
+		"serve":                     exitUsage,
+		"serve x --data " + dir:     exitUsage,
+		"account add --data " + dir: exitUsage,
+		"init --data " + dir + " --bucket relative --address a:1":                exitUsage,
+		"init --data " + dir + " --bucket file://" + dir + "/b --address a":      exitUsage,
+		"init --data " + dir + " --bucket file://" + dir + "/b --address a:port": exitUsage,
+		"serve --data " + dir: exitFailed,
+	} {
+		c := command()
+		c.SetArgs(strings.Fields(line))
+		if err := c.Execute(); err == nil || exitCode(err) != want {
+			t.Errorf("%s: %v, exit code %d, want %d", line, err, exitCode(err), want)
+		}
+	}
+}
+
 // TestLock: one process at a time uses a data directory.
 func TestLock(t *testing.T) {
 	dir := t.TempDir()

@@ -33,7 +33,7 @@ losing anything that it acknowledged.`,
 			return runRecover(c.Context(), c.OutOrStdout(), file, dir)
 		},
 	}
-	c.Flags().StringVar(&file, "identity", "", "the service's identity file")
+	c.Flags().StringVar(&file, "identity", "", "`FILE` with the service's identity")
 	dataFlag(c, &dir)
 	return c
 }

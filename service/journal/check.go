@@ -75,7 +75,7 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, err
 	}
 	if cell != cfg.Cell {
-		return r, fmt.Errorf("the view in %s is that of cell %s, not of %s", cfg.Dir, cell, cfg.Cell)
+		return r, fmt.Errorf("the view in %s is that of cell %s, not of %s; make it anew with holdfastd rebuild", cfg.Dir, cell, cfg.Cell)
 	}
 	c, err := findChain(ctx, cfg, math.MaxUint64, func(c *chain) error {
 		if c.index(pos, hash) < 0 {
@@ -133,7 +133,7 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, err
 	}
 	if len(r.Problems) > 0 {
-		return r, fmt.Errorf("%w: %s (and %d more)", ErrDamaged, r.Problems[0], len(r.Problems)-1)
+		return r, fmt.Errorf("%w: problems found: %d", ErrDamaged, len(r.Problems))
 	}
 	return r, nil
 }

@@ -29,6 +29,12 @@ func Create(rawURL string) (bucket.Bucket, error) {
 	return dir.Create(p)
 }
 
+// Check says what is wrong with a bucket's URL.
+func Check(rawURL string) error {
+	_, err := path(rawURL)
+	return err
+}
+
 // path returns the directory that a bucket's URL names.
 func path(rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
