@@ -116,7 +116,7 @@ func Load(path string) (*Machine, error) {
 	}
 	m, err := Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("read key file %s: %w; use the original or make a new one from the owner's words", path, err)
+		return nil, fmt.Errorf("read key file %s: %w; use another copy of the one that was made with the vault", path, err)
 	}
 	return m, nil
 }
@@ -207,6 +207,9 @@ func load(path, what string) ([]byte, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read %s file: %w", what, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("read %s file %s: %w: it is not a file; name the file that was made with the vault", what, path, ErrFile)
 	}
 	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 { // Windows shows no such bits
 		return nil, fmt.Errorf("read %s file %s: %w; run: chmod 600 %s", what, path, ErrOpenToOthers, path)

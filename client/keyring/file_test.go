@@ -52,6 +52,10 @@ func TestFilesComeBack(t *testing.T) {
 			}
 		}
 	}
+	// Whoever names a directory by mistake must not be told to change its mode.
+	if _, err := Load(t.TempDir()); !errors.Is(err, ErrFile) || strings.Contains(err.Error(), "chmod") {
+		t.Fatalf("a directory: %v", err)
+	}
 	path := filepath.Join(t.TempDir(), "owner")
 	if err := SaveOwner(path, ownerFile()); err != nil {
 		t.Fatal(err)

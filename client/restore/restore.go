@@ -213,6 +213,12 @@ func (v *Vault) Verdicts(ctx context.Context, a history.Archive, r *archive.Root
 // ErrNoArchive reports that there is no archive of that name, or more than one.
 var ErrNoArchive = errors.New("no such archive")
 
+// manyArchives is an ErrNoArchive whose text does not claim that there is none.
+type manyArchives struct{ text string }
+
+func (e *manyArchives) Error() string { return e.text }
+func (e *manyArchives) Unwrap() error { return ErrNoArchive }
+
 const (
 	second = "2006-01-02T15:04:05"
 	exact  = "2006-01-02T15:04:05.000000000"
@@ -261,7 +267,10 @@ func Find(m *keyring.Machine, h *history.Vault, spec string) (history.Archive, e
 		for _, a := range found[:min(len(found), 3)] {
 			names = append(names, Name(h, series, a))
 		}
-		return history.Archive{}, fmt.Errorf("%w: %q fits %d archives, say more of the time (%s)", ErrNoArchive, spec, len(found), strings.Join(names, ", "))
+		if len(found) > len(names) {
+			names = append(names, "...")
+		}
+		return history.Archive{}, &manyArchives{fmt.Sprintf("%d archives begin with %q (%s); say more of the time", len(found), spec, strings.Join(names, ", "))}
 	case partial:
 		return history.Archive{}, fmt.Errorf("%w: %q has only partial archives so far; name one as SERIES@TIME, `holdfast list` shows them", ErrNoArchive, spec)
 	}

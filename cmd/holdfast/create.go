@@ -24,7 +24,7 @@ func newCreate(g *globals) *cobra.Command {
 	var asJSON bool
 	const form = "holdfast create SERIES PATH..."
 	cmd := &cobra.Command{
-		Use:   "create SERIES PATH...",
+		Use:   "create SERIES PATH... [-C DIR] [--exclude PATTERN] [--dry-run] [--json]",
 		Short: "Make an archive of some paths",
 		Long: `Create makes the archive SERIES@TIME of the given paths. Paths are kept as given without a leading
 slash: "create a -C /srv photos" makes an archive that holds photos.
@@ -59,6 +59,9 @@ in the archive, said on standard error, and makes the exit code 3.`,
 func checkSeries(s string) error {
 	if s == "" || len(s) > 200 || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return usage("%q is no name for a series; use up to 200 bytes of printable text", s)
+	}
+	if strings.TrimSpace(s) != s {
+		return usage("%q is no name for a series, because of the space at its ends; choose a name without it", s)
 	}
 	if strings.Contains(s, "@") {
 		return usage("%q is no name for a series, because @ comes before an archive's time; choose a name without it", s)
@@ -171,21 +174,21 @@ func (s *summary) write(w io.Writer) {
 		fmt.Fprintln(w, s.Archive)
 	}
 	fmt.Fprintf(w, "  holds      %s with %s: %d new or changed, %d unchanged\n", plural(s.Entries, "path"), size(s.Bytes), s.Stored, s.Unchanged)
-	would := ""
+	read := "read      "
 	if s.DryRun {
-		would = "would be "
+		read = "would read"
 	}
 	if s.FilesRead == 0 {
-		fmt.Fprintf(w, "  read       nothing: no file has changed\n")
+		fmt.Fprintf(w, "  %s nothing: no file has changed\n", read)
 	} else {
-		fmt.Fprintf(w, "  read       %s%s with %s\n", would, plural(s.FilesRead, "file"), size(s.BytesRead))
+		fmt.Fprintf(w, "  %s %s with %s\n", read, plural(s.FilesRead, "file"), size(s.BytesRead))
 	}
 	if !s.DryRun {
 		data := "no data blocks"
 		if s.DataBlocks > 0 {
 			data = plural(s.DataBlocks, "data block")
 		}
-		fmt.Fprintf(w, "  uploaded   %s and %s of the archive's tree, %s sealed; %d were there already\n", data, plural(s.MetaBlocks, "block"), size(s.BytesSent), s.KnownBlocks)
+		fmt.Fprintf(w, "  uploaded   %s and %s of the archive's tree, %s sealed; already there: %d\n", data, plural(s.MetaBlocks, "block"), size(s.BytesSent), s.KnownBlocks)
 	}
 	for _, x := range []struct {
 		n    uint64

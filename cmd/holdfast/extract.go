@@ -14,7 +14,7 @@ func newExtract(g *globals) *cobra.Command {
 	var opt restore.Options
 	const form = "holdfast extract ARCHIVE --target DIR [PATH...]"
 	cmd := &cobra.Command{
-		Use:   "extract ARCHIVE --target DIR [PATH...]",
+		Use:   "extract ARCHIVE --target DIR [PATH...] [--privileged]",
 		Short: "Restore an archive, or some paths of it, into a directory",
 		Long: `Extract restores ARCHIVE, which is SERIES for the latest or SERIES@TIME, into DIR, which is made if it
 is not there. With PATHs it restores only those and what is below them. An extract that was interrupted
@@ -58,7 +58,7 @@ goes on when the same command is run again.`,
 				return err
 			}
 			for _, w := range r.Warnings {
-				warn(fmt.Sprintf("%d %s, the first is %s", w.Count, w.What, quote(w.First)))
+				warn(fmt.Sprintf("%s (paths: %d, the first: %s)", w.What, w.Count, w.First))
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "%s\n  restored   %s with %s into %s\n", restore.Name(v.History, root.Series, found), plural(r.Entries-min(r.Problems, r.Entries), "path"), size(r.Bytes), dir)

@@ -109,12 +109,12 @@ func enrol(cmd *cobra.Command, g *globals, token wire.Token, keyPath, ownerPath 
 	}
 
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "Vault %.16s made at %s; this machine may %s.\nIts key file is %s: who has it can do the same.\n", m.Vault, m.Address, rights, keyPath)
+	fmt.Fprintf(out, "Vault %.16s made at %s; this machine may %s.\nIts key file is %s: who has it can do the same.\n", m.Vault, m.Address, strings.ReplaceAll(rights.String(), ",", ", "), keyPath)
 	if ownerPath != "" {
 		fmt.Fprintf(out, "The owner's key is in %s: move it to a safe place away from this machine.\n", ownerPath)
 		return nil
 	}
-	fmt.Fprintf(out, "\nWrite these 24 words down, in this order. They are shown this once, and they alone get everything back:\n\n")
+	fmt.Fprintf(out, "\nWrite these 24 words down, in this order. They are shown this once. If the key file is lost, only they open what is in the vault:\n\n")
 	words := strings.Fields(owner.Words())
 	for i := 0; i < len(words); i += 6 {
 		fmt.Fprintf(out, "    %s\n", strings.Join(words[i:min(i+6, len(words))], " "))

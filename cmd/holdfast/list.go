@@ -22,7 +22,7 @@ import (
 func newList(g *globals) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list [ARCHIVE [PATH]]",
+		Use:   "list [ARCHIVE [PATH]] [--json]",
 		Short: "List archives, or what is inside one",
 		Long: `List without arguments lists the vault's archives. With ARCHIVE, which is SERIES for the latest or
 SERIES@TIME, it lists all that is inside, or all that is below PATH.`,

@@ -74,7 +74,16 @@ be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted
 	f.StringVar(&g.cache, "cache", "", "`DIR` for what can be made anew (default "+defaultCache()+")")
 	f.DurationVar(&g.patience, "patience", remote.DefaultPatience, "how long to keep trying when the service does not answer")
 	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newKey(g))
+	plain(root)
 	return root
+}
+
+// plain keeps "[flags]" out of usage lines.
+func plain(c *cobra.Command) {
+	c.DisableFlagsInUseLine = true
+	for _, sub := range c.Commands() {
+		plain(sub)
+	}
 }
 
 func defaultKey() string {

@@ -69,7 +69,7 @@ func TestTerminalIsSafe(t *testing.T) {
 }
 
 func TestSeriesNames(t *testing.T) {
-	for _, s := range []string{"", "a@b", "a\nb", "\xff", strings.Repeat("x", 201)} {
+	for _, s := range []string{"", "a@b", "a\nb", " a", "a ", "\xff", strings.Repeat("x", 201)} {
 		if checkSeries(s) == nil {
 			t.Errorf("%q was taken", s)
 		}

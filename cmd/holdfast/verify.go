@@ -35,6 +35,10 @@ needs as much traffic as restoring, and no space.`,
 			}
 			sayFresh(fresh)
 			archives := v.History.Archives
+			if len(a) == 0 && len(archives) == 0 {
+				warn("the vault holds no archives; `holdfast create` makes one")
+				return nil
+			}
 			if len(a) == 1 {
 				found, err := restore.Find(m, v.History, a[0])
 				if err != nil {
