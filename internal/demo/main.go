@@ -161,7 +161,8 @@ func (s *stage) play(tree string) error {
 	if err != nil {
 		return err
 	}
-	say("What has not changed is not even read again; what is known to the service is not sent again.")
+	say("What has not changed is not even read again, unless it was written so shortly before the last backup")
+	say("that its times prove nothing; what is known to the service is not sent again.")
 	if _, err := s.create(); err != nil {
 		return err
 	}
@@ -554,15 +555,15 @@ func bucketBytes(dir string) (n int64, err error) {
 	return n, err
 }
 
-// size writes a number of bytes for people.
+// size writes a number of bytes for people, in the units of holdfast itself.
 func size(n int64) string {
-	if n < 10_000 {
+	switch {
+	case n < 10<<10:
 		return fmt.Sprintf("%d bytes", n)
+	case n < 10<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
 	}
-	if n < 10_000_000 {
-		return fmt.Sprintf("%d kB", n/1000)
-	}
-	return fmt.Sprintf("%d MB", n/1_000_000)
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 }
 
 // remove removes a tree, directories that forbid it included.
