@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -87,14 +88,29 @@ func lock(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// createData makes dir a data directory of id. The identity file comes last: without it dir holds no
-// service, and the command can be repeated.
-func createData(dir string, id *identity.Identity) error {
+// createData makes dir a data directory of id and begins the journal in its bucket, once and for all: a
+// service that later finds no journal there knows that something is wrong. The identity file comes last:
+// without it dir holds no service, and the command can be repeated; the cell that was begun is then nobody's.
+func createData(ctx context.Context, dir string, id *identity.Identity, b bucket.Bucket) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	if _, err := createHost(dir); err != nil {
+	host, err := createHost(dir)
+	if err != nil {
 		return err
+	}
+	d := &data{dir: dir, id: id, host: host, bucket: b}
+	cfg := d.config(nil)
+	cfg.Create = true
+	if err := os.RemoveAll(cfg.Dir); err != nil { // of an attempt that failed
+		return fmt.Errorf("remove the view of an earlier attempt: %w", err)
+	}
+	j, err := journal.Open(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("begin the journal: %w", err)
+	}
+	if err := j.Close(ctx); err != nil {
+		return fmt.Errorf("begin the journal: %w", err)
 	}
 	return id.Create(filepath.Join(dir, identity.FileName))
 }

@@ -34,10 +34,11 @@ HOST:PORT is where customers will reach the service; it becomes part of the toke
 			if err := open.Check(bucketURL); err != nil {
 				return usageError{err}
 			}
-			if _, err := open.Create(bucketURL); err != nil {
+			b, err := open.Create(bucketURL)
+			if err != nil {
 				return err
 			}
-			if err := createData(dir, id); err != nil {
+			if err := createData(c.Context(), dir, id, b); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "Made service %s.\nKeep a copy of %s elsewhere, and keep it secret: with the bucket it is the whole service.\n",

@@ -839,3 +839,38 @@ func TestClaimWithoutAnswer(t *testing.T) {
 		})
 	}
 }
+
+// An emptied bucket, or another one in its place, is not taken for a new service: starting at nothing would
+// hide that everything is gone.
+func TestEmptiedBucketIsNoNewService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		mustClose(t, j)
+		cfg := config(b)
+		cfg.Create = false
+		mustClose(t, mustOpen(t, cfg)) // this one has its journal
+
+		cfg.Bucket = sim.New(2)
+		if _, err := Open(t.Context(), cfg); !errors.Is(err, ErrNoJournal) {
+			t.Errorf("another bucket: %v", err)
+		}
+		if n := cfg.Bucket.(*sim.Bucket).Writes(); n != 0 {
+			t.Errorf("%d writes to the other bucket", n)
+		}
+		// The epoch object is there and the log is gone.
+		objects, err := b.List(t.Context(), segment.LogPrefix(testCell), "", 1000)
+		if err != nil || len(objects) == 0 {
+			t.Fatal(len(objects), err)
+		}
+		for _, o := range objects {
+			if err := b.Delete(t.Context(), o.Key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg.Bucket = b
+		if _, err := Open(t.Context(), cfg); !errors.Is(err, ErrNoJournal) {
+			t.Errorf("emptied bucket: %v", err)
+		}
+	})
+}

@@ -49,6 +49,7 @@ type Config struct {
 	Cell     holdfast.CellID
 	Host     [16]byte // random, of the data directory: who may claim the cell again without Takeover
 	Takeover bool     // claim the cell although another host owns it
+	Create   bool     // begin the cell's journal if the bucket has none; without it that is ErrNoJournal
 	Dir      string   // of the view; made if absent; "" keeps the view in memory
 	LogKey   ed25519.PrivateKey
 	Log      *slog.Logger // nil discards
@@ -67,6 +68,9 @@ var (
 	ErrLost = errors.New("another process has taken this cell over")
 	// ErrOwned reports that the cell belongs to another host and Config.Takeover is not set.
 	ErrOwned = errors.New("the cell belongs to another host; if that one is gone for good, take the cell over with --takeover")
+	// ErrNoJournal reports a bucket without any trace of the cell: it is not the one in which the cell's journal
+	// was begun, or was emptied. Starting anew there would hide that everything is gone.
+	ErrNoJournal = errors.New("the bucket holds no journal of this service; it is not the bucket that the service was made with, or it was emptied")
 	// ErrDamaged reports bytes in the bucket, or a view, that fail their checks twice.
 	ErrDamaged = errors.New("damaged")
 	// ErrContradiction reports that the bucket does not show what was once acknowledged, or shows two

@@ -65,6 +65,9 @@ func (j *Journal) claimCell(ctx context.Context) error {
 		var now segment.Claim // zero: the cell has never been claimed
 		switch {
 		case errors.Is(err, bucket.ErrNotFound):
+			if !j.cfg.Create {
+				return ErrNoJournal // asked again for a while: a 404 alone proves nothing
+			}
 			raw = nil
 		case err != nil:
 			return err
@@ -276,6 +279,9 @@ func (j *Journal) findChain(ctx context.Context) (*chain, error) {
 		if hash != [32]byte{} && cell == j.cfg.Cell && c.index(pos, hash) < 0 {
 			return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, pos)
 		}
+		if len(c.segments) == 0 && !j.cfg.Create {
+			return ErrNoJournal // it was begun with a takeover record, which no bucket may lose
+		}
 		return nil
 	})
 	if errors.Is(err, ErrContradiction) {
@@ -448,7 +454,7 @@ func fetchTrailer(ctx context.Context, b bucket.Bucket, f found) (t *segment.Tra
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read trailer of segment %s: %w", f.key.Position, err)
+		return nil, fmt.Errorf("read trailer of segment %s, object %s: %w", f.key.Position, f.key, err)
 	}
 	return t, nil
 }

@@ -23,7 +23,7 @@ var (
 )
 
 func config(b bucket.Bucket) Config {
-	return Config{Bucket: b, Cell: testCell, Host: hostA, LogKey: viewtest.LogKey()}
+	return Config{Create: true, Bucket: b, Cell: testCell, Host: hostA, LogKey: viewtest.LogKey()}
 }
 
 func mustOpen(t *testing.T, cfg Config) *Journal {

@@ -68,7 +68,7 @@ func inWorld(t *testing.T, fn func(w *world)) {
 func (w *world) start() {
 	w.Helper()
 	var err error
-	w.j, err = journal.Open(w.Context(), journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: [16]byte{1}, LogKey: w.id.LogKey()})
+	w.j, err = journal.Open(w.Context(), journal.Config{Create: true, Bucket: w.bucket, Cell: w.id.Cell, Host: [16]byte{1}, LogKey: w.id.LogKey()})
 	if err != nil {
 		w.Fatalf("open journal: %v", err)
 	}
