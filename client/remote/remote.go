@@ -133,8 +133,14 @@ func (c *Client) Hello(ctx context.Context) (wire.Hello, error) {
 // as long as patience lasts. Every request of the protocol may be repeated: what was done already is
 // not done again.
 func (c *Client) call(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
+	return c.send(ctx, method, path, body, limit, func() {})
+}
+
+// send is call; left is called each time that the whole body has been handed to the connection.
+func (c *Client) send(ctx context.Context, method, path string, body []byte, limit int64, left func()) ([]byte, error) {
 	var out []byte
 	err := c.persist(ctx, func(ctx context.Context, w *watch) error {
+		w.left = left
 		r, err := c.attempt(ctx, method, path, body, w)
 		if err != nil {
 			return err
@@ -207,6 +213,7 @@ func (c *Client) persist(ctx context.Context, try func(ctx context.Context, w *w
 type watch struct {
 	idle     *time.Timer
 	progress func() // called by the goroutine that runs the attempt
+	left     func() // unless nil, called when the whole request has been handed to the connection
 }
 
 var errIdle = fmt.Errorf("no answer for %v", idleLimit)
@@ -307,7 +314,11 @@ type question struct {
 
 func (q *question) Read(p []byte) (int, error) {
 	q.w.idle.Reset(idleLimit)
-	return q.r.Read(p)
+	n, err := q.r.Read(p)
+	if err == io.EOF && q.w.left != nil {
+		q.w.left()
+	}
+	return n, err
 }
 
 // answer tells the watch that an answer is arriving.

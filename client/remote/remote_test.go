@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"holdfast"
 	"holdfast/client/remote"
@@ -107,6 +108,46 @@ func TestServiceEndsWhileSessionIsOpened(t *testing.T) {
 	}
 	if string(f.Blocks[n]) != string(b) {
 		t.Error("the block was not stored")
+	}
+}
+
+// TestFewUploadsShareTheLine: on a slow line, eight uploads at a time would each be too slow for the service.
+func TestFewUploadsShareTheLine(t *testing.T) {
+	f := remotetest.New(t)
+	c := f.Enrol(remote.Options{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetWriteBuffer(8 << 10)
+		}
+		return conn, err
+	}})
+	s, err := c.OpenSession(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var under, most atomic.Int32
+	var seen sync.Map
+	f.Hook = func(_ http.ResponseWriter, r *http.Request) bool {
+		// A batch that came too early comes again, and is not counted twice.
+		if _, again := seen.LoadOrStore(r.URL.Query().Get("seq"), true); strings.HasSuffix(r.URL.Path, "/blocks") && !again {
+			most.Store(max(most.Load(), under.Add(1)))
+			<-time.After(50 * time.Millisecond) // the body waits in the line
+			under.Add(-1)
+		}
+		return false
+	}
+	for i := range 24 {
+		n, b := block(i, 1<<20)
+		if err := s.Upload(t.Context(), n, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if most.Load() != 2 {
+		t.Errorf("%d uploads left at a time", most.Load())
 	}
 }
 

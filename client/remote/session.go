@@ -25,6 +25,7 @@ const (
 
 	batchTarget  = 2 << 20 // bytes of frames in one upload; smaller than this only at the end
 	uploaders    = 8       // uploads under way at a time
+	maxLeaving   = 2       // of these, how many are leaving this machine: a slow line is not shared by more
 	maxReopen    = 100     // sessions that one run opens after losing them, without a batch stored between
 	closePatient = 2 * time.Second
 )
@@ -47,6 +48,7 @@ type Session struct {
 	cur       *batch
 	bytes     int // of window and cur
 	next      uint64
+	leaving   int  // batches that are on their way out, not counting repetitions
 	opening   bool // one goroutine is opening a new session
 	reopened  int  // since a batch was stored
 	err       error
@@ -254,7 +256,7 @@ func (s *Session) upload() {
 		s.mu.Lock()
 		var b *batch
 		for s.err == nil && b == nil {
-			if !s.opening {
+			if !s.opening && s.leaving < maxLeaving {
 				for _, w := range s.window {
 					if !w.sending {
 						b = w
@@ -272,8 +274,17 @@ func (s *Session) upload() {
 		}
 		b.sending = true
 		seq, sid := b.seq, s.sessionID
+		s.leaving++
 		s.mu.Unlock()
-		if err := s.send(b, sid, seq); err != nil {
+		left := sync.OnceFunc(func() {
+			s.mu.Lock()
+			s.leaving--
+			s.change.Broadcast()
+			s.mu.Unlock()
+		})
+		err := s.send(b, sid, seq, left)
+		left()
+		if err != nil {
 			s.fail(err)
 			return
 		}
@@ -290,13 +301,14 @@ func (s *Session) fail(err error) {
 	s.stop(err)
 }
 
-// send sends b once as number seq of session sid. What is not done then, another turn of upload does.
-func (s *Session) send(b *batch, sid holdfast.SessionID, seq uint64) error {
+// send sends b once as number seq of session sid, and calls left when it has left this machine. What is not
+// done then, another turn of upload does.
+func (s *Session) send(b *batch, sid holdfast.SessionID, seq uint64, left func()) error {
 	path := strings.Replace(wire.PathBlocks, "{sid}", sid.String(), 1) + fmt.Sprintf("?seq=%d", seq)
 	if b.flush {
 		path += "&flush=1"
 	}
-	answer, err := s.c.call(s.ctx, http.MethodPost, path, b.body, wire.MaxJSON)
+	answer, err := s.c.send(s.ctx, http.MethodPost, path, b.body, wire.MaxJSON, left)
 	if wire.CodeOf(err) == wire.CodeSessionGone {
 		if err := s.reopen(sid); err != nil {
 			return fmt.Errorf("open session again: %w", err)
