@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -199,5 +200,21 @@ func TestBatchOfManySmallThings(t *testing.T) {
 		w.want(wire.CodeTooLarge, err, "too many links")
 		_, err = c.upload(sid, 2, frames[1:]...)
 		w.want(wire.CodeMissing, err, "as many links as are allowed, of which some are not there")
+	})
+}
+
+// TestSlowBody: who is too slow may try again, because a line that stalls is nobody's mistake.
+func TestSlowBody(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.customer("ada", holdfast.RightsAll)
+		sid := c.open()
+		rd, wr := io.Pipe()
+		r, err := http.NewRequest("POST", "https://service"+path(wire.PathBlocks, sid)+"?seq=1", rd)
+		w.ok(err, "request")
+		r.ContentLength = 1 << 20
+		go wr.Write(make([]byte, 1000))
+		_, err = c.request(r)
+		wr.Close()
+		w.want(wire.CodeBusy, err, "a slow body")
 	})
 }

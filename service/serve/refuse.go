@@ -45,7 +45,8 @@ var reasons = []struct {
 	{wire.ErrFrame, wire.CodeBadRequest, ""},
 	{wire.ErrBlock, wire.CodeBadRequest, ""},
 	{wire.ErrTransport, wire.CodeBadRequest, ""},
-	{errBody, wire.CodeBadRequest, "The body of the request did not arrive whole, or too slowly."},
+	// It may next time: the line is not the client's fault.
+	{errBody, wire.CodeBusy, "The body of the request did not arrive whole, or too slowly."},
 	{errBackend, wire.CodeBackendDown, "The service cannot reach its storage at the moment."},
 }
 
