@@ -73,7 +73,8 @@ func New(t testing.TB) *Service {
 	go func() { defer close(done); srv.Serve(l) }()
 	t.Cleanup(func() { srv.Close(); <-done })
 
-	f.Machine = f.Owner.NewMachine(holdfast.VaultID{}, keyring.NewGroup(), holdfast.RightsAll, history.DefaultChunk)
+	// A fixed group: where files are cut depends on its keys, and a test must not.
+	f.Machine = f.Owner.NewMachine(holdfast.VaultID{}, holdfast.GroupID{4}, holdfast.RightsAll, history.DefaultChunk)
 	f.Machine.Address = l.Addr().String()
 	f.Machine.ServiceKey = wire.PublicKey(f.key.Public().(ed25519.PublicKey))
 	f.Machine.LogKey = wire.PublicKey(f.LogKey.Public().(ed25519.PublicKey))
