@@ -113,6 +113,10 @@ func (s *story) add(t *testing.T, r Record) Entry {
 	return e
 }
 
+func (s *story) check(r Record) (Body, error) {
+	return s.v.Check(r, s.time, log.Public().(ed25519.PublicKey))
+}
+
 func tell(t *testing.T) *story {
 	t.Helper()
 	s := new(story)
@@ -147,7 +151,7 @@ func TestVectors(t *testing.T) {
 		t.Errorf("genesis: %+v", g)
 	}
 	signer := SignerOf(machine.Public().(ed25519.PublicKey))
-	if m := s.v.Machines[signer]; m.Enrol != enrol() || m.Chain.Seq != 2 {
+	if m := s.v.Machines[signer]; !m.Enrol.Equal(enrol()) || m.Chain.Seq != 2 {
 		t.Errorf("machine: %+v", m)
 	}
 	if o := s.v.Sessions[open().Session]; o.Open != open() || o.Signer != signer {
@@ -250,7 +254,7 @@ func TestLies(t *testing.T) {
 func TestCheckRefuses(t *testing.T) {
 	whole := func() *story { return tell(t) }
 	sign := func(s *story, who ed25519.PrivateKey, link Link, typ Type, fields []byte) error {
-		_, err := s.v.Check(Sign(Body{Type: typ, Vault: s.v.ID, Seq: link.Seq, Prev: link.Prev, Fields: fields}, who, hist))
+		_, err := s.check(Sign(Body{Type: typ, Vault: s.v.ID, Seq: link.Seq, Prev: link.Prev, Fields: fields}, who, hist))
 		return err
 	}
 	s := whole()
@@ -299,10 +303,10 @@ func TestCheckRefuses(t *testing.T) {
 	}
 	r := s.next(t, TypeOpen, o2.Encode())
 	r.Sig[5] ^= 1
-	if _, err := s.v.Check(r); !errors.Is(err, ErrSignature) {
+	if _, err := s.check(r); !errors.Is(err, ErrSignature) {
 		t.Errorf("a forged signature: %v", err)
 	}
-	if _, err := new(Vault).Check(s.entries[1].Record); err == nil {
+	if _, err := new(story).check(s.entries[1].Record); err == nil {
 		t.Error("an enrolment before genesis passes")
 	}
 }
@@ -347,7 +351,7 @@ func TestBodyRefuses(t *testing.T) {
 	good := Body{Type: TypeCommit, Vault: holdfast.VaultID{1}, Seq: 1, Prev: holdfast.RecordID{2}, SeenN: 3, SeenHead: holdfast.Head{4}}
 	for name, spoil := range map[string]func(*Body){
 		"type 0":                   func(b *Body) { b.Type = 0 },
-		"type 5":                   func(b *Body) { b.Type = TypeCommit + 1 },
+		"type 17":                  func(b *Body) { b.Type = TypeConfirm + 1 },
 		"first with a predecessor": func(b *Body) { b.Seq = 0 },
 		"later without one":        func(b *Body) { b.Prev = holdfast.RecordID{} },
 		"saw nothing, with a head": func(b *Body) { b.SeenN = 0 },

@@ -14,15 +14,29 @@ import (
 var (
 	ErrOrder  = errors.New("the service's history has a gap or a fork")
 	ErrHead   = errors.New("a head is not the hash of what it covers")
-	ErrSigner = errors.New("a record is signed by a machine that the owner did not enrol")
+	ErrSigner = errors.New("a record is signed by a key that may not sign it")
 	ErrRights = errors.New("a record needs a right that its signer was not given")
 	ErrChain  = errors.New("a signer's own chain of records is broken")
+	ErrSeen   = errors.New("a record's signer was shown another history than this one")
+)
+
+// What the rules of deletion refuse, to clients and to the service alike.
+var (
+	ErrRevoked    = errors.New("the machine's key was revoked")
+	ErrNeedsOwner = errors.New("only the owner may delete that much of a series")
+	ErrFrozen     = errors.New("deleting is frozen in this vault")
+	ErrTooEarly   = errors.New("the time for that has not come")
+	ErrKept       = errors.New("the policy in force keeps that archive")
+	ErrJumped     = errors.New("the series changed abruptly and its owner has not confirmed it")
+	ErrState      = errors.New("there is no archive in the state that the record needs")
 )
 
 // Machine is what a vault knows of one enrolled machine.
 type Machine struct {
-	Enrol Enrol
-	Chain Link
+	Enrol   Enrol
+	Chain   Link
+	Revoked uint64 // number of the newest record that revoked it; 0 if none did
+	Since   int64  // ns; if Revoked: what it stored and committed from then on is suspect
 }
 
 // Link is the end of a signer's chain: the next record must carry Seq and Prev.
@@ -31,13 +45,43 @@ type Link struct {
 	Prev holdfast.RecordID
 }
 
+// State says whether an archive is deleted.
+type State uint8
+
+// The states of an archive. One that is purged is not in Vault.Archives any more.
+const (
+	Live    State = 0
+	Deleted State = 1 // by a machine or the owner; can be brought back
+	Expired State = 2 // by the service, as the policy says; can be brought back
+	Purged  State = 3 // gone for good
+)
+
+func (s State) String() string {
+	switch s {
+	case Live:
+		return "live"
+	case Deleted:
+		return "deleted"
+	case Expired:
+		return "expired"
+	case Purged:
+		return "purged"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
 // Archive is a committed archive as the history tells of it.
 type Archive struct {
-	ID     holdfast.RecordID
-	N      uint64 // its place in the history
-	Time   int64  // the service's stamp, ns
-	Signer holdfast.SignerID
-	Commit Commit
+	ID      holdfast.RecordID
+	N       uint64 // its place in the history
+	Time    int64  // the service's stamp, ns
+	Signer  holdfast.SignerID
+	Commit  Commit
+	State   State
+	Changed int64 // stamp of the record that made it so, ns; 0 while it was never deleted
+	Machine bool  // if Deleted: by a machine, not by the owner
+	Held    bool  // it was undeleted once: no policy expires it again
+	Suspect bool  // its machine is revoked, and it was committed since the time that the revocation names
 }
 
 // Vault is the state of one vault after a prefix of its history: what Check lets through, Apply adds.
@@ -50,15 +94,26 @@ type Vault struct {
 	Head     holdfast.Head
 	Time     int64 // stamp of the newest record, ns
 	Owner    Link  // chain of the owner key
+	Service  Link  // chain of the service's log key
+	ReadKey  [ReadKeySize]byte
+	ReadKeys []ReadKeyID // of all read keys so far, in the owner's numbering; the last is the current one, ReadKey
 	Machines map[holdfast.SignerID]Machine
 	Sessions map[holdfast.SessionID]Session
-	Archives []Archive
+	Archives []Archive // that are not purged, in the order of their commits
+	Purged   []Archive // in the order in which they were purged
+	Series   map[holdfast.SeriesID]Series
+	Policies map[holdfast.SeriesID]Policy // of zeros: for every series without one of its own
+	Delay    Undelete
+	Frozen   bool
+
+	heads map[uint64]holdfast.Head // by number, for what records say they have seen
 }
 
 // Session is what the history tells of one session.
 type Session struct {
-	Signer holdfast.SignerID
-	Open   Open
+	Signer  holdfast.SignerID
+	Open    Open
+	Rewraps []Rewrap // in the order of their records
 }
 
 // StaleError answers a record that does not continue its signer's chain: sign again after Want.
@@ -68,11 +123,12 @@ func (e *StaleError) Error() string {
 	return fmt.Sprintf("record does not continue its signer's chain, which stands at %d", e.Want.Seq)
 }
 
-// CheckSignature finds the key that must have signed r, given the owner key and the machines that keys
-// returns, verifies the signature and parses the body. For a genesis record both are ignored.
+// CheckSignature finds the key that must have signed r, given the owner key, the service's log key and the
+// machines that machine returns, verifies the signature and parses the body. For a genesis record all of
+// them are ignored.
 //
-// The error wraps ErrFormat, ErrSignature or ErrSigner.
-func CheckSignature(r Record, vault holdfast.VaultID, owner [32]byte, machine func(holdfast.SignerID) (Enrol, bool)) (Body, error) {
+// The error wraps ErrFormat, ErrSignature, ErrSigner, ErrRevoked or ErrRights.
+func CheckSignature(r Record, vault holdfast.VaultID, owner [32]byte, logKey ed25519.PublicKey, machine func(holdfast.SignerID) (Machine, bool)) (Body, error) {
 	b, err := ParseBody(r.Body)
 	if err != nil {
 		return Body{}, err
@@ -84,32 +140,41 @@ func CheckSignature(r Record, vault holdfast.VaultID, owner [32]byte, machine fu
 	if b.Vault != vault {
 		return Body{}, fmt.Errorf("%w: record names another vault", ErrFormat)
 	}
-	var pub ed25519.PublicKey
-	switch b.Type {
-	case TypeEnrol:
-		pub = bytes.Clone(owner[:])
-		if b.Signer != SignerOf(pub) {
-			return Body{}, fmt.Errorf("%w: %s is for the owner key", ErrSigner, b.Type)
+	ownerKey := ed25519.PublicKey(bytes.Clone(owner[:]))
+	switch byOwner := b.Signer == SignerOf(ownerKey); {
+	case b.Type.ByService():
+		if b.Signer != SignerOf(logKey) {
+			return Body{}, fmt.Errorf("%w: %s is for the service's log key", ErrSigner, b.Type)
 		}
-	default:
-		e, ok := machine(b.Signer)
-		if !ok {
-			return Body{}, fmt.Errorf("%w: %.8s", ErrSigner, b.Signer)
-		}
-		if !e.Rights.Has(holdfast.RightWrite) {
-			return Body{}, fmt.Errorf("%w: %s by %.8s", ErrRights, b.Type, b.Signer)
-		}
-		pub = bytes.Clone(e.SignKey[:])
+		return b, r.Verify(logKey)
+	case b.Type.ByOwner() && byOwner:
+		return b, r.Verify(ownerKey)
+	case b.Type.Right() == 0:
+		return Body{}, fmt.Errorf("%w: %s is for the owner key", ErrSigner, b.Type)
 	}
-	return b, r.Verify(pub)
+	m, ok := machine(b.Signer)
+	if !ok {
+		return Body{}, fmt.Errorf("%w: %.8s is not enrolled", ErrSigner, b.Signer)
+	}
+	if err := r.Verify(bytes.Clone(m.Enrol.SignKey[:])); err != nil {
+		return Body{}, err
+	}
+	if m.Revoked != 0 {
+		return Body{}, fmt.Errorf("%w: %s by %.8s", ErrRevoked, b.Type, b.Signer)
+	}
+	if !m.Enrol.Rights.Has(b.Type.Right()) {
+		return Body{}, fmt.Errorf("%w: %s by %.8s", ErrRights, b.Type, b.Signer)
+	}
+	return b, nil
 }
 
-// Check says whether r may follow in v. It changes nothing. The error wraps ErrFormat, ErrSignature,
-// ErrSigner, ErrRights or ErrChain, or is a *StaleError.
-func (v *Vault) Check(r Record) (Body, error) {
-	b, err := CheckSignature(r, v.ID, v.Genesis.OwnerKey, func(s holdfast.SignerID) (Enrol, bool) {
+// Check says whether r may follow in v at the time at (ns), in a service with that log key. It changes
+// nothing. The error wraps ErrFormat, ErrSignature, ErrSigner, ErrRights, ErrChain, ErrSeen or one of the
+// rules of deletion, or is a *StaleError.
+func (v *Vault) Check(r Record, at int64, logKey ed25519.PublicKey) (Body, error) {
+	b, err := CheckSignature(r, v.ID, v.Genesis.OwnerKey, logKey, func(s holdfast.SignerID) (Machine, bool) {
 		m, ok := v.Machines[s]
-		return m.Enrol, ok
+		return m, ok
 	})
 	if err != nil {
 		return Body{}, err
@@ -120,44 +185,67 @@ func (v *Vault) Check(r Record) (Body, error) {
 	if b.Type == TypeGenesis {
 		return b, nil
 	}
-	want := v.Owner
-	if b.Type != TypeEnrol {
-		want = v.Machines[b.Signer].Chain
-	}
-	if b.Seq != want.Seq || b.Prev != want.Prev {
+	if want := *v.chain(b); b.Seq != want.Seq || b.Prev != want.Prev {
 		return Body{}, &StaleError{want}
 	}
+	if b.SeenN > 0 && v.heads[b.SeenN] != b.SeenHead {
+		return Body{}, fmt.Errorf("%w: head %d", ErrSeen, b.SeenN)
+	}
+	return b, v.rule(b, at)
+}
+
+// chain returns the chain of b's signer; a change of a machine's chain is not kept.
+func (v *Vault) chain(b Body) *Link {
+	switch m, ok := v.Machines[b.Signer]; {
+	case b.Type.ByService():
+		return &v.Service
+	case ok && b.Type.Right() != 0:
+		return &m.Chain
+	}
+	return &v.Owner
+}
+
+// SawHead tells a vault that is loaded from elsewhere than its entries that its head n is h.
+func (v *Vault) SawHead(n uint64, h holdfast.Head) {
+	if v.heads == nil {
+		v.heads = map[uint64]holdfast.Head{}
+	}
+	v.heads[n] = h
+}
+
+// rule checks what a record does against the state of the vault.
+func (v *Vault) rule(b Body, at int64) error {
 	switch b.Type {
 	case TypeEnrol:
 		e, err := ParseEnrol(b.Fields)
 		if err != nil {
-			return Body{}, err
+			return err
 		}
 		if _, dup := v.Machines[SignerOf(e.SignKey[:])]; dup {
-			return Body{}, fmt.Errorf("%w: that signing key is enrolled already", ErrFormat)
+			return fmt.Errorf("%w: that signing key is enrolled already", ErrFormat)
 		}
 	case TypeOpen:
 		o, err := ParseOpen(b.Fields)
 		if err != nil {
-			return Body{}, err
+			return err
 		}
 		m := v.Machines[b.Signer].Enrol
-		if o.Group != m.Group || o.ReadKey != ReadKeyIDOf(v.Genesis.ReadKey[:]) {
-			return Body{}, fmt.Errorf("%w: session names another group or read key", ErrFormat)
+		if o.Group != m.Group || o.ReadKey != v.ReadKeys[len(v.ReadKeys)-1] {
+			return fmt.Errorf("%w: session names another group or read key", ErrFormat)
 		}
 		if _, dup := v.Sessions[o.Session]; dup {
-			return Body{}, fmt.Errorf("%w: session exists already", ErrFormat)
+			return fmt.Errorf("%w: session exists already", ErrFormat)
 		}
 	case TypeCommit:
 		c, err := ParseCommit(b.Fields)
 		if err != nil {
-			return Body{}, err
+			return err
 		}
 		if s, ok := v.Sessions[c.Session]; !ok || s.Signer != b.Signer || s.Open.Group != c.Group {
-			return Body{}, fmt.Errorf("%w: commit names a session that its signer did not open", ErrFormat)
+			return fmt.Errorf("%w: commit names a session that its signer did not open", ErrFormat)
 		}
 	}
-	return b, nil
+	return nil
 }
 
 // Follow verifies that e comes next (its place, head, log signature under logKey, tag under hist, and
@@ -166,7 +254,7 @@ func (v *Vault) Follow(e Entry, logKey ed25519.PublicKey, hist holdfast.Key) err
 	if e.N != v.N+1 {
 		return fmt.Errorf("%w: record %d where %d belongs", ErrOrder, e.N, v.N+1)
 	}
-	b, err := v.Check(e.Record)
+	b, err := v.Check(e.Record, e.Time, logKey)
 	if err != nil {
 		var stale *StaleError
 		if errors.As(err, &stale) {
@@ -204,17 +292,22 @@ func (v *Vault) apply(id holdfast.VaultID, b Body, e Entry) {
 		v.Sessions = map[holdfast.SessionID]Session{}
 	}
 	v.ID, v.N, v.Head, v.Time = id, e.N, e.Head, e.Time
+	v.SawHead(e.N, e.Head)
 	next := Link{Seq: b.Seq + 1, Prev: e.Record.ID()}
+	if link := v.chain(b); link == &v.Owner || link == &v.Service {
+		*link = next
+	} else {
+		m := v.Machines[b.Signer]
+		m.Chain = next
+		v.Machines[b.Signer] = m
+	}
 	switch b.Type {
 	case TypeGenesis:
 		v.Genesis, _ = ParseGenesis(b.Fields)
-		v.Owner = next
-		return
+		v.ReadKey, v.ReadKeys = v.Genesis.ReadKey, []ReadKeyID{ReadKeyIDOf(v.Genesis.ReadKey[:])}
 	case TypeEnrol:
 		en, _ := ParseEnrol(b.Fields)
 		v.Machines[SignerOf(en.SignKey[:])] = Machine{Enrol: en}
-		v.Owner = next
-		return
 	case TypeOpen:
 		o, _ := ParseOpen(b.Fields)
 		v.Sessions[o.Session] = Session{Signer: b.Signer, Open: o}
@@ -222,7 +315,4 @@ func (v *Vault) apply(id holdfast.VaultID, b Body, e Entry) {
 		c, _ := ParseCommit(b.Fields)
 		v.Archives = append(v.Archives, Archive{ID: e.Record.ID(), N: e.N, Time: e.Time, Signer: b.Signer, Commit: c})
 	}
-	m := v.Machines[b.Signer]
-	m.Chain = next
-	v.Machines[b.Signer] = m
 }

@@ -8,9 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"time"
 
 	"holdfast"
@@ -46,13 +44,7 @@ func (c *Client) Fresh() bool {
 	return c.memory.path == "" || c.memory.n == 0
 }
 
-func (c *Client) snapshot() *history.Vault {
-	v := *c.vault
-	v.Machines = maps.Clone(v.Machines)
-	v.Sessions = maps.Clone(v.Sessions)
-	v.Archives = slices.Clone(v.Archives)
-	return &v
-}
+func (c *Client) snapshot() *history.Vault { return c.vault.Clone() }
 
 // follow brings c.vault up to what the service shows; c.mu is held.
 func (c *Client) follow(ctx context.Context) error {

@@ -250,7 +250,7 @@ func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.P
 	if err != nil {
 		return err
 	}
-	if body, err = part.Check(e.Record); err != nil {
+	if body, err = part.Check(e.Record, e.Time, logKey); err != nil {
 		return err
 	}
 	if e.N != v.N+1 || e.Time != timeMS*1e6 || e.Time < v.Time {
@@ -297,7 +297,7 @@ func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.P
 // loadPart returns as much of the vault as history.Vault.Check looks at for a record with that body.
 func loadPart(rows Rows, v Vault, body history.Body) (*history.Vault, error) {
 	part := &history.Vault{
-		ID: v.ID, Genesis: v.Genesis, N: v.N, Head: v.Head, Time: v.Time, Owner: v.Owner,
+		ID: v.ID, Genesis: v.Genesis, ReadKeys: []history.ReadKeyID{history.ReadKeyIDOf(v.Genesis.ReadKey[:])}, N: v.N, Head: v.Head, Time: v.Time, Owner: v.Owner,
 		Machines: map[holdfast.SignerID]history.Machine{}, Sessions: map[holdfast.SessionID]history.Session{},
 	}
 	machine := func(s holdfast.SignerID) error {
@@ -315,6 +315,12 @@ func loadPart(rows Rows, v Vault, body history.Body) (*history.Vault, error) {
 		return err
 	}
 	err := machine(body.Signer)
+	if body.SeenN != 0 && body.SeenN <= v.N {
+		_, bad := load(rows, key(rowHistory, v.ID[:], u64(body.SeenN)), func(r *enc.Reader) {
+			part.SawHead(body.SeenN, history.ReadEntry(r).Head)
+		})
+		err = errors.Join(err, bad)
+	}
 	// Fields that do not parse are left to Check, which refuses them.
 	switch body.Type {
 	case history.TypeEnrol:

@@ -192,7 +192,7 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 			return e.Append(nil), nil
 		}
 	}
-	if _, err := f.Vault.Check(rec); err != nil {
+	if _, err := f.Vault.Check(rec, time.Now().UnixNano(), f.LogKey.Public().(ed25519.PublicKey)); err != nil {
 		var stale *history.StaleError
 		if errors.As(err, &stale) {
 			return nil, &wire.Error{Code: wire.CodeStaleChain, Message: "stale", Chain: &wire.Chain{Seq: stale.Want.Seq, Prev: hex.EncodeToString(stale.Want.Prev[:])}}
