@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast"
 )
@@ -213,37 +214,127 @@ func (v *Vault) SawHead(n uint64, h holdfast.Head) {
 	v.heads[n] = h
 }
 
-// rule checks what a record does against the state of the vault.
+// rule checks what a record does against the state of the vault at the time at (ns).
 func (v *Vault) rule(b Body, at int64) error {
 	switch b.Type {
 	case TypeEnrol:
-		e, err := ParseEnrol(b.Fields)
-		if err != nil {
-			return err
-		}
-		if _, dup := v.Machines[SignerOf(e.SignKey[:])]; dup {
-			return fmt.Errorf("%w: that signing key is enrolled already", ErrFormat)
-		}
+		return v.ruleEnrol(b)
 	case TypeOpen:
-		o, err := ParseOpen(b.Fields)
-		if err != nil {
-			return err
-		}
-		m := v.Machines[b.Signer].Enrol
-		if o.Group != m.Group || o.ReadKey != v.ReadKeys[len(v.ReadKeys)-1] {
-			return fmt.Errorf("%w: session names another group or read key", ErrFormat)
-		}
-		if _, dup := v.Sessions[o.Session]; dup {
-			return fmt.Errorf("%w: session exists already", ErrFormat)
-		}
+		return v.ruleOpen(b)
 	case TypeCommit:
-		c, err := ParseCommit(b.Fields)
-		if err != nil {
-			return err
+		return v.ruleCommit(b)
+	case TypeRevoke:
+		return v.ruleRevoke(b)
+	case TypeRotateRead:
+		k, err := ParseRotateRead(b.Fields)
+		if err == nil && slices.Contains(v.ReadKeys, ReadKeyIDOf(k.ReadKey[:])) {
+			err = fmt.Errorf("%w: that was or is a read key of the vault; make a new one", ErrFormat)
 		}
-		if s, ok := v.Sessions[c.Session]; !ok || s.Signer != b.Signer || s.Open.Group != c.Group {
-			return fmt.Errorf("%w: commit names a session that its signer did not open", ErrFormat)
+		return err
+	case TypeRewrap:
+		return v.ruleRewrap(b)
+	case TypeDelete:
+		return v.ruleDelete(b)
+	case TypeUndelete:
+		_, err := v.named(b, Deleted, Expired)
+		return err
+	case TypePolicy:
+		_, err := ParsePolicy(b.Fields)
+		return err
+	case TypeDelay:
+		_, err := ParseDelay(b.Fields)
+		return err
+	case TypeFreeze, TypeThaw:
+		return ParseNone(b.Type, b.Fields)
+	case TypeExpire:
+		return v.ruleExpire(b, at)
+	case TypePurge:
+		return v.rulePurge(b, at)
+	case TypeConfirm:
+		c, err := ParseConfirm(b.Fields)
+		if _, ok := v.Series[c.Series]; err == nil && !ok {
+			err = fmt.Errorf("%w: nothing was committed to series %.8s", ErrFormat, c.Series)
 		}
+		return err
+	}
+	return fmt.Errorf("%w: no rule for %s", ErrFormat, b.Type)
+}
+
+func (v *Vault) ruleEnrol(b Body) error {
+	e, err := ParseEnrol(b.Fields)
+	if err != nil {
+		return err
+	}
+	if e.SignKey == v.Genesis.OwnerKey {
+		return fmt.Errorf("%w: the owner key is not a machine's", ErrFormat)
+	}
+	if _, dup := v.Machines[SignerOf(e.SignKey[:])]; dup {
+		return fmt.Errorf("%w: that signing key is enrolled already", ErrFormat)
+	}
+	return nil
+}
+
+func (v *Vault) ruleOpen(b Body) error {
+	o, err := ParseOpen(b.Fields)
+	if err != nil {
+		return err
+	}
+	if o.Group != v.Machines[b.Signer].Enrol.Group {
+		return fmt.Errorf("%w: session names another group", ErrFormat)
+	}
+	if o.ReadKey != v.currentRead() {
+		return fmt.Errorf("%w: session names another read key than the current one", ErrFormat)
+	}
+	if _, dup := v.Sessions[o.Session]; dup {
+		return fmt.Errorf("%w: session exists already", ErrFormat)
+	}
+	return nil
+}
+
+func (v *Vault) currentRead() ReadKeyID { return v.ReadKeys[len(v.ReadKeys)-1] }
+
+func (v *Vault) ruleCommit(b Body) error {
+	c, err := ParseCommit(b.Fields)
+	if err != nil {
+		return err
+	}
+	if s, ok := v.Sessions[c.Session]; !ok || s.Signer != b.Signer || s.Open.Group != c.Group {
+		return fmt.Errorf("%w: commit names a session that its signer did not open", ErrFormat)
+	}
+	if !v.Machines[b.Signer].Enrol.MayCommit(c.Series) {
+		return fmt.Errorf("%w: commit to series %.8s by %.8s", ErrRights, c.Series, b.Signer)
+	}
+	return nil
+}
+
+func (v *Vault) ruleRevoke(b Body) error {
+	r, err := ParseRevoke(b.Fields)
+	if err != nil {
+		return err
+	}
+	switch m, ok := v.Machines[r.Signer]; {
+	case !ok:
+		return fmt.Errorf("%w: no machine %.8s is enrolled", ErrFormat, r.Signer)
+	case m.Revoked != 0 && r.Since >= m.Since:
+		return fmt.Errorf("%w: machine %.8s is revoked since an earlier time already", ErrFormat, r.Signer)
+	}
+	return nil
+}
+
+func (v *Vault) ruleRewrap(b Body) error {
+	w, err := ParseRewrap(b.Fields)
+	if err != nil {
+		return err
+	}
+	s, ok := v.Sessions[w.Session]
+	if !ok {
+		return fmt.Errorf("%w: no session %.8s", ErrFormat, w.Session)
+	}
+	if w.ReadKey != v.currentRead() {
+		return fmt.Errorf("%w: rewrap is for another read key than the current one", ErrFormat)
+	}
+	if s.Open.ReadKey == w.ReadKey || slices.ContainsFunc(s.Rewraps, func(o Rewrap) bool { return o.ReadKey == w.ReadKey }) {
+		return fmt.Errorf("%w: session %.8s is wrapped for that read key already", ErrFormat, w.Session)
 	}
 	return nil
 }
@@ -290,6 +381,8 @@ func (v *Vault) apply(id holdfast.VaultID, b Body, e Entry) {
 	if v.Machines == nil {
 		v.Machines = map[holdfast.SignerID]Machine{}
 		v.Sessions = map[holdfast.SessionID]Session{}
+		v.Series = map[holdfast.SeriesID]Series{}
+		v.Policies = map[holdfast.SeriesID]Policy{}
 	}
 	v.ID, v.N, v.Head, v.Time = id, e.N, e.Head, e.Time
 	v.SawHead(e.N, e.Head)
@@ -311,8 +404,105 @@ func (v *Vault) apply(id holdfast.VaultID, b Body, e Entry) {
 	case TypeOpen:
 		o, _ := ParseOpen(b.Fields)
 		v.Sessions[o.Session] = Session{Signer: b.Signer, Open: o}
+	case TypeRevoke:
+		r, _ := ParseRevoke(b.Fields)
+		v.revoke(r, e)
+	case TypeRotateRead:
+		k, _ := ParseRotateRead(b.Fields)
+		v.ReadKey, v.ReadKeys = k.ReadKey, append(slices.Clip(v.ReadKeys), ReadKeyIDOf(k.ReadKey[:]))
+	case TypeRewrap:
+		w, _ := ParseRewrap(b.Fields)
+		s := v.Sessions[w.Session]
+		s.Rewraps = append(slices.Clip(s.Rewraps), w)
+		v.Sessions[w.Session] = s
 	case TypeCommit:
 		c, _ := ParseCommit(b.Fields)
-		v.Archives = append(v.Archives, Archive{ID: e.Record.ID(), N: e.N, Time: e.Time, Signer: b.Signer, Commit: c})
+		v.commit(c, b.Signer, e)
+	case TypePolicy:
+		p, _ := ParsePolicy(b.Fields)
+		v.Policies[p.Series] = p
+	case TypeDelay:
+		d, _ := ParseDelay(b.Fields)
+		v.Delay = v.Delay.Set(d.Seconds, e.Time)
+	case TypeFreeze, TypeThaw:
+		v.Frozen = b.Type == TypeFreeze
+	case TypeConfirm:
+		c, _ := ParseConfirm(b.Fields)
+		s := v.Series[c.Series]
+		s.Confirmed = e.N
+		v.Series[c.Series] = s
+	case TypeDelete, TypeUndelete, TypeExpire, TypePurge:
+		ids, _ := ParseIDs(b.Type, b.Fields)
+		v.change(b.Type, ids, e.Time, b.Signer != SignerOf(v.Genesis.OwnerKey[:]))
+	}
+}
+
+// revoke marks a machine and what it committed since.
+func (v *Vault) revoke(r Revoke, e Entry) {
+	m := v.Machines[r.Signer]
+	m.Revoked, m.Since = e.N, min(r.Since, e.Time)
+	v.Machines[r.Signer] = m
+	for i := range v.Archives {
+		v.Archives[i].Suspect = v.Archives[i].Suspect || m.suspects(v.Archives[i], r.Signer)
+	}
+}
+
+func (m Machine) suspects(a Archive, self holdfast.SignerID) bool {
+	return m.Revoked != 0 && a.Signer == self && a.Time >= m.Since
+}
+
+// commit adds an archive and notes whether its series jumped.
+func (v *Vault) commit(c Commit, signer holdfast.SignerID, e Entry) {
+	v.Archives = append(v.Archives, Archive{ID: e.Record.ID(), N: e.N, Time: e.Time, Signer: signer, Commit: c})
+	v.Series[c.Series] = v.Series[c.Series].Add(c, e.N)
+}
+
+// Add returns the series with the archive of commit record number n.
+func (s Series) Add(c Commit, n uint64) Series {
+	if c.Partial {
+		return s
+	}
+	if Jumped(s.Past, c) {
+		s.Jumped = n
+	}
+	past := append(slices.Clone(s.Past), PastOf(c))
+	s.Past = past[max(0, len(past)-MaxPast):]
+	return s
+}
+
+// change deletes, undeletes, expires or purges archives.
+func (v *Vault) change(t Type, ids IDs, at int64, machine bool) {
+	var gone []Archive
+	v.Archives = slices.DeleteFunc(v.Archives, func(a Archive) bool {
+		if t == TypePurge && ids.has(a.ID) {
+			a.State, a.Changed = Purged, at
+			gone = append(gone, a)
+			return true
+		}
+		return false
+	})
+	v.Purged = append(v.Purged, gone...)
+	for i := range v.Archives {
+		if a := &v.Archives[i]; ids.has(a.ID) {
+			a.Apply(t, at, machine)
+		}
+	}
+}
+
+// Apply moves an archive on as a delete, undelete, expire or purge record at that time (ns) says, signed by
+// a machine or not.
+func (a *Archive) Apply(t Type, at int64, machine bool) {
+	a.Changed, a.Machine = at, false
+	switch t {
+	case TypeDelete:
+		a.State, a.Machine = Deleted, machine
+	case TypeUndelete:
+		a.State, a.Held = Live, true
+	case TypeExpire:
+		a.State = Expired
+	case TypePurge:
+		a.State = Purged
+	default:
+		panic("history: " + t.String() + " does not change archives")
 	}
 }
