@@ -116,6 +116,11 @@ const (
 	CodeTokenUnknown Code = "token_unknown" // no such token
 	CodeTokenUsed    Code = "token_used"    // redeemed before, by another key
 	CodeTokenExpired Code = "token_expired" // older than its 24 h
+	CodeRevoked      Code = "revoked"       // this key was revoked by the vault's owner
+	CodeNeedsOwner   Code = "needs_owner"   // only the owner may delete that much
+	CodeFrozen       Code = "frozen"        // deleting is frozen in this vault
+	CodeTooEarly     Code = "too_early"     // the time for that has not come
+	CodeCapExceeded  Code = "cap_exceeded"  // this key stored as much as it may today
 	CodeBadRequest   Code = "bad_request"   // malformed; sending it again will not help
 	CodeTooLarge     Code = "too_large"     // beyond a documented limit
 	CodeNotFound     Code = "not_found"
@@ -132,7 +137,7 @@ func (c Code) Status() int {
 	switch c {
 	case CodeUnknownKey, CodeTokenUnknown:
 		return http.StatusUnauthorized
-	case CodeForbidden, CodeTokenUsed, CodeTokenExpired:
+	case CodeForbidden, CodeTokenUsed, CodeTokenExpired, CodeRevoked, CodeNeedsOwner:
 		return http.StatusForbidden
 	case CodeOutOfCredit:
 		return http.StatusPaymentRequired
@@ -142,8 +147,10 @@ func (c Code) Status() int {
 		return http.StatusRequestEntityTooLarge
 	case CodeNotFound, CodeSessionGone:
 		return http.StatusNotFound
-	case CodeMissing, CodeStaleChain, CodeOutOfOrder:
+	case CodeMissing, CodeStaleChain, CodeOutOfOrder, CodeFrozen, CodeTooEarly:
 		return http.StatusConflict
+	case CodeCapExceeded:
+		return http.StatusTooManyRequests
 	case CodeReadOnly, CodeBusy, CodeBackendDown, CodeMaintenance, CodeStopped:
 		return http.StatusServiceUnavailable
 	}
