@@ -165,13 +165,16 @@ type final struct{ error }
 func (f final) Unwrap() error { return f.error }
 
 // persist calls fn until it succeeds, returns a final error, or patience is over; each call gets timeout.
-// It waits a little longer after each failure.
+// It waits a little longer after each failure. Time beyond timeout that a call took is not counted: this process was
+// paused then, and is to find out what became of its cell rather than to give up.
 func persist(ctx context.Context, patience, timeout time.Duration, fn func(context.Context) error) error {
 	began, backoff := time.Now(), firstBackoff
 	for {
 		c, cancel := context.WithTimeout(ctx, timeout)
+		call := time.Now()
 		err := fn(c)
 		cancel()
+		began = began.Add(max(0, time.Since(call)-timeout))
 		var f final
 		switch {
 		case err == nil:

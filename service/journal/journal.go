@@ -87,6 +87,8 @@ type Journal struct {
 	mine   []byte        // its encoding, as the epoch object must read
 	store  *view.Store   // acknowledged segments only (JOURNAL 10)
 	info   Info
+	// table is how every epoch before ours ended, as our takeover record says; it never changes.
+	table []segment.Accepted
 	// What Rebuild found, before our own takeover record: it compares with what the predecessor had.
 	foundDigest [32]byte
 	foundPos    segment.Position
@@ -121,6 +123,8 @@ type Info struct {
 	Records  int           // in them
 	Rebuilt  bool          // the view was absent or of no use and was made anew
 	Duration time.Duration // from the beginning of Open
+	// Quarantine is what the bucket showed then that is not part of the journal.
+	Quarantine Quarantine
 }
 
 // Info says what Open did.
@@ -168,6 +172,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over epoch %d: %w", j.claim.Epoch, err)
 	}
+	j.table, j.info.Quarantine = chain.table, chain.outside
 	// Our takeover record is acknowledged, and with it everything that it accepts: only now the view may
 	// contain the last segments of our predecessor (JOURNAL 10). A crash here is a crash at any other time.
 	if err := j.catchUp(ctx, chain, takeover, fresh); err != nil {
@@ -184,6 +189,9 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j.timer = time.AfterFunc(maxAge, j.tick)
 	j.info.Epoch, j.info.Duration = j.claim.Epoch, time.Since(began)
 	j.log.Info("journal open", "position", j.pos, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
+	if q := j.info.Quarantine; q.Count > 0 {
+		j.log.Warn("objects outside the journal", "objects", q.Count, "bytes", q.Bytes)
+	}
 	ok = true
 	return j, nil
 }
