@@ -22,7 +22,7 @@ const Prefix = "/v1"
 const (
 	PathHello   = Prefix + "/hello"                 // GET -> Hello; any key
 	PathRedeem  = Prefix + "/redeem"                // POST Redeem -> Redeemed; any key
-	PathRecords = Prefix + "/records"               // POST record (binary) -> entry (binary), once it is durable: genesis, enrol, commit
+	PathRecords = Prefix + "/records"               // POST record (binary) -> entry (binary), once it is durable: of every type but open
 	PathHistory = Prefix + "/history"               // GET ?after=N -> entries (binary), at most MaxHistory bytes; empty at the end
 	PathSession = Prefix + "/sessions"              // POST open record (binary) -> entry (binary), once it is durable; opens the session
 	PathHave    = Prefix + "/sessions/{sid}/have"   // POST names (binary) -> one byte a name, 1 for present
@@ -46,7 +46,7 @@ type Hello struct {
 	State    State            `json:"state"` // whether it takes data
 	Notice   string           `json:"notice,omitempty"`
 	LogKey   string           `json:"log_key"` // hex Ed25519 public key that signs heads
-	You      string           `json:"you"`     // "unknown", "account" or "machine": what the service knows this key as
+	You      string           `json:"you"`     // "unknown", "account", "machine" or "revoked": what the service knows this key as
 	Vault    string           `json:"vault,omitempty"`
 	Rights   string           `json:"rights,omitempty"`
 	N        uint64           `json:"n,omitempty"` // newest record of that vault
