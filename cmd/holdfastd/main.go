@@ -73,7 +73,7 @@ func command() *cobra.Command {
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), recoverCommand(), rebuildCommand(), checkCommand())
+	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), sweepCommand(), recoverCommand(), rebuildCommand(), checkCommand())
 	return c
 }
 
