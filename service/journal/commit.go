@@ -22,6 +22,7 @@ const (
 	listTimeout  = 60 * time.Second
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
+	watchEvery   = 30 * time.Second
 	putsPerKey   = 2 // a request that keeps failing is abandoned for a new one
 )
 
@@ -156,6 +157,25 @@ func (j *Journal) confirm(ctx context.Context) error {
 		}
 		return final{fmt.Errorf("%w: epoch %d of host %x", ErrLost, c.Epoch, c.Host)}
 	})
+}
+
+// watch reads the epoch object now and then, so that an owner that has nothing to acknowledge learns as well
+// that it was replaced (JOURNAL 5). A bucket that does not answer is no reason to stop: the next
+// acknowledgement will see.
+func (j *Journal) watch() {
+	defer j.work.Done()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-j.stopped:
+			return
+		}
+		if err := j.confirm(j.ctx); errors.Is(err, ErrLost) {
+			j.stop(err)
+		}
+	}
 }
 
 // final is an error that trying again does not change.

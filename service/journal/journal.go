@@ -95,7 +95,7 @@ type Journal struct {
 
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc
-	work    sync.WaitGroup // commits
+	work    sync.WaitGroup // commits, watch
 	slots   chan struct{}  // holds a token for every Put at work
 	stopped chan struct{}
 
@@ -193,6 +193,8 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 		j.log.Warn("objects outside the journal", "objects", q.Count, "bytes", q.Bytes)
 	}
 	ok = true
+	j.work.Add(1)
+	go j.watch()
 	return j, nil
 }
 

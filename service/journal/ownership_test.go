@@ -441,3 +441,29 @@ func (c *client) resumed(t *testing.T, j *Journal) *client {
 	c.resume(t, j)
 	return c
 }
+
+// An owner that has nothing to do learns that it was replaced; one whose bucket is away for a while does not
+// stop for that.
+func TestIdleOwnerNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		down := true
+		b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down} }
+		time.Sleep(time.Hour)
+		down = false
+		time.Sleep(getTimeout)
+		if err := j.Err(); err != nil {
+			t.Fatalf("idle, and the bucket was away: %v", err)
+		}
+		cfg := config(b.Store().Connect(2))
+		cfg.Host, cfg.Takeover = hostB, true
+		heir := mustOpen(t, cfg)
+		within(t, watchEvery+getTimeout, "noticing", func() { <-j.Stopped() })
+		if err := j.Err(); !errors.Is(err, ErrLost) {
+			t.Fatal(err)
+		}
+		_ = j.Close(t.Context())
+		mustClose(t, heir)
+	})
+}
