@@ -110,12 +110,32 @@ func (c *Customer) EnrolAs(e history.Enrol) history.Record {
 	return c.signed(history.TypeEnrol, e.Encode(), c.owner, c.own)
 }
 
+// Another returns a second machine of the customer's, in the same group, and the record that enrols it. Let
+// the first one sign what the owner signs.
+func (c *Customer) Another() (*Customer, history.Record) {
+	d := *c
+	d.sign, d.tls = key("another sign", c.n), wire.PublicKey(key("another tls", c.n).Public().(ed25519.PublicKey))
+	d.chain, d.Session, d.opened = history.Link{}, holdfast.SessionID{}, 500_000
+	return &d, c.EnrolAs(history.Enrol{
+		SignKey: wire.PublicKey(d.sign.Public().(ed25519.PublicKey)), TLSKey: d.tls,
+		Rights: holdfast.RightsAll, Group: c.Group, Chunk: history.DefaultChunk,
+	})
+}
+
+// Hist returns the customer's K_hist.
+func (c *Customer) Hist() holdfast.Key { return c.hist }
+
 // Open returns a record that opens a new session.
 func (c *Customer) Open() history.Record {
 	c.opened++
 	id := bits("session", c.n*1_000_000+c.opened)
 	copy(c.Session[:], id[:])
 	return c.OpenAs(c.Session)
+}
+
+// Citing returns a freeze record whose signer says to have seen head n of the history.
+func (c *Customer) Citing(n uint64, h holdfast.Head) history.Record {
+	return history.Sign(history.Body{Type: history.TypeFreeze, Vault: c.Vault, Seq: c.chain.Seq, Prev: c.chain.Prev, SeenN: n, SeenHead: h}, c.sign, c.hist)
 }
 
 // OpenAs returns a record that opens that session.
