@@ -179,6 +179,17 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 	return nil, fmt.Errorf("no such request")
 }
 
+// Rule has the owner sign a record of that type over fields, behind the back of the clients.
+func (f *Service) Rule(typ history.Type, fields []byte) {
+	f.t.Helper()
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	r := history.Sign(history.Body{Type: typ, Vault: f.Vault.ID, Seq: f.Vault.Owner.Seq, Prev: f.Vault.Owner.Prev, Fields: fields}, f.Owner.SignKey(), f.Machine.Hist)
+	if _, err := f.record(r.Append(nil), false); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 func (f *Service) record(body []byte, open bool) ([]byte, error) {
 	rec, err := history.ParseRecord(body)
 	if err != nil {
@@ -190,6 +201,11 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 				return nil, &wire.Error{Code: wire.CodeSessionGone, Message: "of an earlier process"}
 			}
 			return e.Append(nil), nil
+		}
+	}
+	if b, _ := history.ParseBody(rec.Body); b.Type == history.TypeOpen {
+		if o, err := history.ParseOpen(b.Fields); err == nil && o.ReadKey != history.ReadKeyIDOf(f.Vault.ReadKey[:]) {
+			return nil, &wire.Error{Code: wire.CodeBadRequest, Message: "not the current read key"}
 		}
 	}
 	if _, err := f.Vault.Check(rec, time.Now().UnixNano(), f.LogKey.Public().(ed25519.PublicKey)); err != nil {
