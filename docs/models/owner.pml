@@ -15,6 +15,7 @@ Assumed:
  - A delete that was sent can land at any time after, and again and again.
  - Reading the epoch object and looking at what is durable is one step. The program looks first and reads then: it
    knows of less.
+ - With PAGES a list shows all segments of one epoch at one moment, and each epoch at its own.
  - The claim is one step; claim.pml takes it apart. All landings of a segment have equal bytes: twin.pml.
 
 Promised, whenever a segment is acknowledged or deleted, for every owner whose takeover record is acknowledged:
@@ -28,7 +29,7 @@ And a start finds its own view on the chain that it accepts.
 @holds two owners, view:      -DNE=2 -DVIEW
 @holds two owners, reader:    -DNE=2 -DREADER
 @holds two owners, sweep:     -DNE=2 -DSWEEP
-@holds three owners, sweep:   -DNE=3 -DNS=2 -DSWEEP -DPAGES
+@holds three owners, sweep:   -DNE=3 -DNS=2 -DSWEEP
 @large three owners:          -DNE=3 -DNS=3
 @large three owners, X:       -DNE=3 -DNS=3 -DRETIRE -DPAGES
 @large three owners, view:    -DNE=3 -DNS=3 -DVIEW -DPAGES
@@ -36,23 +37,22 @@ And a start finds its own view on the chain that it accepts.
 @fails NOREAD:                -DNE=2 -DV_NOREAD
 @fails PERSEG:                -DNE=2 -DV_PERSEG
 @fails LISTFIRST:             -DNE=2 -DV_LISTFIRST
-@fails LISTONCE:              -DNE=3 -DNS=2 -DPAGES -DV_LISTONCE
+@fails LISTONCE:              -DNE=3 -DNS=2 -DV_LISTONCE
 @fails CONTIG:                -DNE=2 -DREADER -DV_CONTIG
 @fails DELEARLY:              -DNE=2 -DRETIRE -DV_DELEARLY
 @fails VIEWAHEAD:             -DNE=2 -DVIEW -DV_VIEWAHEAD
-@fails SWEEPEARLY:            -DNE=3 -DNS=2 -DSWEEP -DPAGES -DV_SWEEPEARLY
+@fails SWEEPEARLY:            -DNE=3 -DNS=2 -DSWEEP -DV_SWEEPEARLY
 @fails SWEEPOWN:              -DNE=2 -DNS=2 -DSWEEP -DV_SWEEPOWN
-@fails reached:               -DNE=3 -DNS=2 -DSWEEP -DPAGES -DREACHED
+@fails reached:               -DNE=3 -DNS=2 -DSWEEP -DREACHED
 
-NOREAD acknowledges what is durable without reading the epoch object. PERSEG lets a read count for a segment although an
-earlier one became durable only after it. LISTFIRST lists before it claims. LISTONCE
-does not list again when the list lacks what the newest takeover record accepts, and takes a list that is not atomic for a
-loss. CONTIG takes a closed epoch to be what
-a list shows, not what the takeover record says. DELEARLY deletes X when the record that retires it is durable and the
-epoch was read once, but before that. VIEWAHEAD lets the view have segments that are not acknowledged. SWEEPEARLY empties
-the quarantine before its own takeover record is acknowledged. SWEEPOWN takes what lies beyond the acknowledged in
-its own epoch for quarantine. "reached" shows that the interesting is not out of reach: an owner in between left no trace
-and its takeover record was swept.
+NOREAD acknowledges what is durable without reading the epoch object. PERSEG lets a read count for a segment although
+an earlier one became durable only after it. LISTFIRST lists before it claims. LISTONCE does not list again when the
+list lacks what the newest takeover record accepts, and takes a list that is not atomic for a loss. CONTIG takes a
+closed epoch to be what a list shows, not what the takeover record says. DELEARLY deletes X when the record that
+retires it is durable and the epoch was read once, but before that. VIEWAHEAD lets the view have segments that are not
+acknowledged. SWEEPEARLY empties the quarantine before its own takeover record is acknowledged. SWEEPOWN takes what
+lies beyond the acknowledged in its own epoch for quarantine. "reached" shows that the interesting is not out of
+reach: an owner in between left no trace and its takeover record was swept.
 */
 #ifndef NE
 #define NE 2

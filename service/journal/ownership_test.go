@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,17 +291,20 @@ func TestScenarioS7KeyAbsentAgain(t *testing.T) {
 			}
 			return err == nil
 		}
-		if len(keys) != 2 || has(keys[0]) || !has(keys[1]) {
-			t.Fatalf("the test does not do what it says: %v", keys)
+		mu.Lock()
+		wrote := slices.Clone(keys)
+		mu.Unlock()
+		if len(wrote) != 2 || has(wrote[0]) || !has(wrote[1]) {
+			t.Fatalf("the test does not do what it says: %v", wrote)
 		}
 
 		cfg := config(b.Store().Connect(2))
 		cfg.Host, cfg.Takeover = hostB, true
 		heir := mustOpen(t, cfg)
-		if q := heir.Info().Quarantine; q.Count != 1 || q.Objects[0].Key != keys[1] || !q.Objects[0].Sweep {
+		if q := heir.Info().Quarantine; q.Count != 1 || q.Objects[0].Key != wrote[1] || !q.Objects[0].Sweep {
 			t.Fatalf("quarantine %+v", q)
 		}
-		if q, err := heir.Sweep(ctx); err != nil || q.Count != 1 || has(keys[1]) {
+		if q, err := heir.Sweep(ctx); err != nil || q.Count != 1 || has(wrote[1]) {
 			t.Fatalf("swept %+v: %v", q, err)
 		}
 
@@ -310,7 +315,7 @@ func TestScenarioS7KeyAbsentAgain(t *testing.T) {
 			}
 		}
 		_ = j.Close(ctx)
-		if !has(keys[0]) || !has(keys[1]) {
+		if !has(wrote[0]) || !has(wrote[1]) {
 			t.Fatal("the puts did not succeed: the test does not test")
 		}
 		if n := b.Count(sim.OpSwap); n != swaps {
@@ -447,11 +452,12 @@ func (c *client) resumed(t *testing.T, j *Journal) *client {
 func TestIdleOwnerNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sim.New(1)
+		var down atomic.Bool
+		b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down.Load()} }
 		j := mustOpen(t, config(b))
-		down := true
-		b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down} }
+		down.Store(true)
 		time.Sleep(time.Hour)
-		down = false
+		down.Store(false)
 		time.Sleep(getTimeout)
 		if err := j.Err(); err != nil {
 			t.Fatalf("idle, and the bucket was away: %v", err)
