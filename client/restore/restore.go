@@ -56,7 +56,7 @@ func Open(ctx context.Context, m *keyring.Machine, c *remote.Client) (*Vault, er
 		return nil, err
 	}
 	for _, s := range h.Sessions {
-		if err := reader.AddOpen(s.Open, s.Signer); err != nil {
+		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
 			return nil, fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
 		}
 	}
