@@ -221,6 +221,9 @@ func TestSuspectBlocksAreNotThere(t *testing.T) {
 	root := c.Over(holdfast.KindArchive, 1, tree.Name)
 	w.store(c, root)
 	w.accept(c, c.Commit(root.Name))
+	own := thief.Over(holdfast.KindArchive, 7, bad.Name)
+	w.store(thief, own)
+	w.accept(thief, thief.Commit(own.Name))
 	w.now += 1000
 	rd := NewReader(w.rows)
 	present := func(n holdfast.Name) bool {
@@ -274,7 +277,7 @@ func TestSuspectBlocksAreNotThere(t *testing.T) {
 
 	// Trees that were stored meanwhile are mended too: same links here, kept twice.
 	w.store(c, tree)
-	if !present(tree.Name) || w.block(c, good.Name).Count != 2 || w.block(c, bad.Name).Count != 2 {
+	if !present(tree.Name) || w.block(c, good.Name).Count != 2 || w.block(c, bad.Name).Count != 3 {
 		t.Errorf("tree %v, its children have %d and %d references", present(tree.Name), w.block(c, good.Name).Count, w.block(c, bad.Name).Count)
 	}
 	if raw, _ := w.rows.Get(append([]byte{rowAltLinks}, func() []byte { k := blockKey(0, 0, tree.Name); return append(k[1:], u32(0)...) }()...)); len(raw) != 64 {
@@ -286,9 +289,9 @@ func TestSuspectBlocksAreNotThere(t *testing.T) {
 	if got := w.block(c, root.Name).Count; got != 2 {
 		t.Errorf("the root has %d references", got)
 	}
-	// The machine's first archive is not suspect: the machine is not revoked. The thief's would be.
+	// The honest machine's archives are not suspect, the thief's is.
 	part, _, err := rd.Archives(c.Vault)
-	if err != nil || len(part.Archives) != 2 || part.Archives[0].Suspect {
+	if err != nil || len(part.Archives) != 3 || part.Archives[0].Suspect || !part.Archives[1].Suspect || part.Archives[2].Suspect {
 		t.Errorf("%+v %v", part.Archives, err)
 	}
 }
