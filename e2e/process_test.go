@@ -76,6 +76,7 @@ type service struct {
 	data    string
 	bucket  string
 	address string
+	args    []string // more for serve
 
 	cmd  *exec.Cmd // nil while it is down
 	log  *tail
@@ -131,7 +132,7 @@ func (s *service) try(args ...string) (outcome, int) {
 // start starts serving and waits until the service says that it is ready.
 func (s *service) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(holdfastd, "serve", "--data", s.data)
+	s.cmd = exec.Command(holdfastd, append([]string{"serve", "--data", s.data}, s.args...)...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	pipe, err := s.cmd.StderrPipe()
 	if err != nil {

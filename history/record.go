@@ -18,7 +18,8 @@
 //	        fields  lp      by type, below; at most 4,096 bytes
 //	id      SHA-256("holdfast/1/id" 0x00 body)
 //	sig     Ed25519 over "holdfast/1/sig" 0x00 body, 64 bytes
-//	tag     HMAC-SHA256(K_hist, body), 32 bytes: holds after Ed25519 falls to a quantum computer
+//	tag     HMAC-SHA256(K_hist, body), 32 bytes: holds after Ed25519 falls to a quantum computer;
+//	        zeros in a record that the service makes, which does not have K_hist
 //	record  lp(body) sig tag
 //
 // # Heads
@@ -68,25 +69,56 @@ type Type uint8
 
 // The types of records.
 const (
-	TypeGenesis Type = 1 // creates a vault; signed by the owner
-	TypeEnrol   Type = 2 // gives a machine its keys and rights; signed by the owner
-	TypeOpen    Type = 3 // opens a session; signed by the machine that writes
-	TypeCommit  Type = 4 // completes an archive; signed by the machine that wrote it
+	TypeGenesis    Type = 1  // creates a vault; signed by the owner
+	TypeEnrol      Type = 2  // gives a machine its keys and rights; signed by the owner
+	TypeOpen       Type = 3  // opens a session; signed by the machine that writes
+	TypeCommit     Type = 4  // completes an archive; signed by the machine that wrote it
+	TypeRevoke     Type = 5  // takes all rights from a machine; signed by the owner
+	TypeRotateRead Type = 6  // replaces the read key; signed by the owner
+	TypeRewrap     Type = 7  // wraps a session's secret for the current read key; signed by the owner
+	TypeDelete     Type = 8  // deletes archives; signed by the owner or a machine with the right to delete
+	TypeUndelete   Type = 9  // brings archives back that are not purged; signed by the same
+	TypePolicy     Type = 10 // says what the service may expire; signed by the owner
+	TypeDelay      Type = 11 // says how long deleted archives can be brought back; signed by the owner
+	TypeFreeze     Type = 12 // stops all deleting; signed by the owner or a machine with the right to read
+	TypeThaw       Type = 13 // ends that; signed by the owner
+	TypeExpire     Type = 14 // deletes archives that the policy does not keep; signed by the service's log key
+	TypePurge      Type = 15 // ends the time in which archives can be brought back; signed by the service's log key
+	TypeConfirm    Type = 16 // lets the policy act on a series that jumped; signed by the owner
 )
 
+var typeNames = [...]string{
+	TypeGenesis: "genesis", TypeEnrol: "enrol", TypeOpen: "open", TypeCommit: "commit", TypeRevoke: "revoke",
+	TypeRotateRead: "rotate-read", TypeRewrap: "rewrap", TypeDelete: "delete", TypeUndelete: "undelete",
+	TypePolicy: "policy", TypeDelay: "delay", TypeFreeze: "freeze", TypeThaw: "thaw", TypeExpire: "expire",
+	TypePurge: "purge", TypeConfirm: "confirm",
+}
+
 func (t Type) String() string {
-	switch t {
-	case TypeGenesis:
-		return "genesis"
-	case TypeEnrol:
-		return "enrol"
-	case TypeOpen:
-		return "open"
-	case TypeCommit:
-		return "commit"
+	if int(t) < len(typeNames) && typeNames[t] != "" {
+		return typeNames[t]
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
+
+// ByService reports whether records of this type are made by the service and signed by its log key.
+func (t Type) ByService() bool { return t == TypeExpire || t == TypePurge }
+
+// Right returns the right with which a machine signs records of this type, or 0 if none does.
+func (t Type) Right() holdfast.Rights {
+	switch t {
+	case TypeOpen, TypeCommit:
+		return holdfast.RightWrite
+	case TypeDelete, TypeUndelete:
+		return holdfast.RightDelete
+	case TypeFreeze:
+		return holdfast.RightRead
+	}
+	return 0
+}
+
+// ByOwner reports whether the owner signs records of this type; for some a machine may as well (see Right).
+func (t Type) ByOwner() bool { return t != TypeOpen && t != TypeCommit && !t.ByService() }
 
 // Body is the signed part of a record.
 type Body struct {
@@ -133,7 +165,7 @@ func ParseBody(raw []byte) (Body, error) {
 	b.Fields = bytes.Clone(r.LP(MaxFields))
 	if r.Err() == nil {
 		switch {
-		case b.Type < TypeGenesis || b.Type > TypeCommit:
+		case b.Type < TypeGenesis || b.Type > TypeConfirm:
 			r.Fail("unknown record type %d", b.Type)
 		case (b.Seq == 0) != (b.Prev == holdfast.RecordID{}):
 			r.Fail("seq %d does not fit the previous record", b.Seq)
@@ -162,6 +194,14 @@ func Sign(b Body, key ed25519.PrivateKey, hist holdfast.Key) Record {
 	r := Record{Body: b.Encode()}
 	copy(r.Sig[:], ed25519.Sign(key, append([]byte(labelSig), r.Body...)))
 	r.Tag = tag(hist, r.Body)
+	return r
+}
+
+// SignByService returns the record over b, signed by the service's log key. The service does not have
+// K_hist, so the tag is zeros. It sets b.Signer.
+func SignByService(b Body, logKey ed25519.PrivateKey) Record {
+	r := Sign(b, logKey, holdfast.Key{})
+	r.Tag = [32]byte{}
 	return r
 }
 

@@ -22,7 +22,7 @@ const Prefix = "/v1"
 const (
 	PathHello   = Prefix + "/hello"                 // GET -> Hello; any key
 	PathRedeem  = Prefix + "/redeem"                // POST Redeem -> Redeemed; any key
-	PathRecords = Prefix + "/records"               // POST record (binary) -> entry (binary), once it is durable: genesis, enrol, commit
+	PathRecords = Prefix + "/records"               // POST record (binary) -> entry (binary), once it is durable: of every type but open
 	PathHistory = Prefix + "/history"               // GET ?after=N -> entries (binary), at most MaxHistory bytes; empty at the end
 	PathSession = Prefix + "/sessions"              // POST open record (binary) -> entry (binary), once it is durable; opens the session
 	PathHave    = Prefix + "/sessions/{sid}/have"   // POST names (binary) -> one byte a name, 1 for present
@@ -46,7 +46,7 @@ type Hello struct {
 	State    State            `json:"state"` // whether it takes data
 	Notice   string           `json:"notice,omitempty"`
 	LogKey   string           `json:"log_key"` // hex Ed25519 public key that signs heads
-	You      string           `json:"you"`     // "unknown", "account" or "machine": what the service knows this key as
+	You      string           `json:"you"`     // "unknown", "account", "machine" or "revoked": what the service knows this key as
 	Vault    string           `json:"vault,omitempty"`
 	Rights   string           `json:"rights,omitempty"`
 	N        uint64           `json:"n,omitempty"` // newest record of that vault
@@ -116,6 +116,11 @@ const (
 	CodeTokenUnknown Code = "token_unknown" // no such token
 	CodeTokenUsed    Code = "token_used"    // redeemed before, by another key
 	CodeTokenExpired Code = "token_expired" // older than its 24 h
+	CodeRevoked      Code = "revoked"       // this key was revoked by the vault's owner
+	CodeNeedsOwner   Code = "needs_owner"   // only the owner may delete that much
+	CodeFrozen       Code = "frozen"        // deleting is frozen in this vault
+	CodeTooEarly     Code = "too_early"     // the time for that has not come
+	CodeCapExceeded  Code = "cap_exceeded"  // this key stored as much as it may today
 	CodeBadRequest   Code = "bad_request"   // malformed; sending it again will not help
 	CodeTooLarge     Code = "too_large"     // beyond a documented limit
 	CodeNotFound     Code = "not_found"
@@ -132,7 +137,7 @@ func (c Code) Status() int {
 	switch c {
 	case CodeUnknownKey, CodeTokenUnknown:
 		return http.StatusUnauthorized
-	case CodeForbidden, CodeTokenUsed, CodeTokenExpired:
+	case CodeForbidden, CodeTokenUsed, CodeTokenExpired, CodeRevoked, CodeNeedsOwner:
 		return http.StatusForbidden
 	case CodeOutOfCredit:
 		return http.StatusPaymentRequired
@@ -142,8 +147,10 @@ func (c Code) Status() int {
 		return http.StatusRequestEntityTooLarge
 	case CodeNotFound, CodeSessionGone:
 		return http.StatusNotFound
-	case CodeMissing, CodeStaleChain, CodeOutOfOrder:
+	case CodeMissing, CodeStaleChain, CodeOutOfOrder, CodeFrozen, CodeTooEarly:
 		return http.StatusConflict
+	case CodeCapExceeded:
+		return http.StatusTooManyRequests
 	case CodeReadOnly, CodeBusy, CodeBackendDown, CodeMaintenance, CodeStopped:
 		return http.StatusServiceUnavailable
 	}

@@ -296,6 +296,7 @@ func FuzzToken(f *testing.F) {
 func TestEveryCodeHasItsStatus(t *testing.T) {
 	for _, c := range []Code{CodeReadOnly, CodeBusy, CodeBackendDown, CodeOutOfCredit, CodeMaintenance, CodeStopped, CodeUnknownKey,
 		CodeForbidden, CodeTokenUnknown, CodeTokenUsed, CodeTokenExpired, CodeBadRequest, CodeTooLarge, CodeNotFound, CodeMissing,
+		CodeRevoked, CodeNeedsOwner, CodeFrozen, CodeTooEarly, CodeCapExceeded,
 		CodeSessionGone, CodeStaleChain, CodeOutOfOrder, CodeDamaged} {
 		if c.Status() == 500 && c != CodeDamaged {
 			t.Errorf("%s has no status of its own", c)

@@ -11,7 +11,7 @@
 //
 //	owner signing key   Ed25519 with seed E(seed, "sign")
 //	V                   E(seed, "vault")                  the vault secret
-//	read seed n         E(seed, "read", n as u32)         n is 0 in this version
+//	read seed n         E(seed, "read", n as u32)         n counts the owner's rotate-read records before
 //	read key n          HPKE key pair of KEM MLKEM768X25519 whose 32-byte private key is read seed n
 //	K_hist              E(V, "history")                   tags records
 //	G                   E(V, "group", gid)                the group secret; gid is the 16-byte group ID
@@ -55,7 +55,7 @@
 //	chunk DECIMAL                   average chunk size of the group, bytes
 //	machine-seed HEX32
 //	vault-secret HEX32              V        with the right to read
-//	read-seed HEX32                 seed 0   with the right to read
+//	read-seed HEX32                 a read seed, with the right to read
 //	group-secret HEX32              G        without
 //	history-key HEX32               K_hist   without
 //	read-key BASE64                 1,216 bytes, standard alphabet, padded; without
@@ -134,7 +134,7 @@ func (o Owner) SignKey() ed25519.PrivateKey { return signKey(o.seed, "sign") }
 // Vault returns V, the secret from which all group secrets and K_hist follow.
 func (o Owner) Vault() holdfast.Key { return Derive(o.seed, "vault") }
 
-// ReadSeed returns the private key of read key n; this version uses number 0.
+// ReadSeed returns the private key of read key n. Genesis names number 0, each rotate-read record the next.
 func (o Owner) ReadSeed(n uint32) holdfast.Key {
 	return Derive(o.seed, "read", binary.BigEndian.AppendUint32(nil, n))
 }
@@ -161,6 +161,19 @@ func (o Owner) NewMachine(vault holdfast.VaultID, group holdfast.GroupID, rights
 	return m
 }
 
+// ReadKey returns the public half of read key n.
+func (o Owner) ReadKey(n uint32) [history.ReadKeySize]byte { return readKey(o.ReadSeed(n)) }
+
+// GiveRead makes read key n the one of m: the private half too if m may read. Without it m still reads
+// what was sealed for the key that it had.
+func (o Owner) GiveRead(m *Machine, n uint32) {
+	m.ReadKey = o.ReadKey(n)
+	if m.Rights.Has(holdfast.RightRead) {
+		r := o.ReadSeed(n)
+		m.ReadSeed = &r
+	}
+}
+
 // Machine is what a machine's key file holds. With the right to read V and ReadSeed are set, and Hist,
 // G and ReadKey follow from them; without it V and ReadSeed are nil.
 type Machine struct {
@@ -168,11 +181,11 @@ type Machine struct {
 	Vault      holdfast.VaultID
 	Owner      [32]byte // Ed25519 public key
 	Group      holdfast.GroupID
-	Rights     holdfast.Rights // as the enrolment record says; the service decides
-	Chunk      uint32          // average chunk size of the group, bytes
-	Hist       holdfast.Key    // K_hist
-	G          holdfast.Key    // secret of Group
-	ReadKey    [history.ReadKeySize]byte
+	Rights     holdfast.Rights           // as the enrolment record says; the service decides
+	Chunk      uint32                    // average chunk size of the group, bytes
+	Hist       holdfast.Key              // K_hist
+	G          holdfast.Key              // secret of Group
+	ReadKey    [history.ReadKeySize]byte // current when this file was made; the history says which is now
 	V          *holdfast.Key
 	ReadSeed   *holdfast.Key
 	Address    string // of the service, host:port

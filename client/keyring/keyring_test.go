@@ -217,7 +217,7 @@ func TestGenesisAndEnrolAreWellFormed(t *testing.T) {
 		t.Fatal("machine and genesis disagree")
 	}
 	e, err := history.ParseEnrol(m.Enrol().Encode())
-	if err != nil || e != m.Enrol() || history.SignerOf(e.SignKey[:]) != m.Signer() {
+	if err != nil || !e.Equal(m.Enrol()) || history.SignerOf(e.SignKey[:]) != m.Signer() {
 		t.Fatal(err)
 	}
 	if NewOwner() == o || NewGroup() == m.Group {

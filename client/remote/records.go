@@ -8,9 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"time"
 
 	"holdfast"
@@ -46,13 +44,7 @@ func (c *Client) Fresh() bool {
 	return c.memory.path == "" || c.memory.n == 0
 }
 
-func (c *Client) snapshot() *history.Vault {
-	v := *c.vault
-	v.Machines = maps.Clone(v.Machines)
-	v.Sessions = maps.Clone(v.Sessions)
-	v.Archives = slices.Clone(v.Archives)
-	return &v
-}
+func (c *Client) snapshot() *history.Vault { return c.vault.Clone() }
 
 // follow brings c.vault up to what the service shows; c.mu is held.
 func (c *Client) follow(ctx context.Context) error {
@@ -140,13 +132,41 @@ func Genesis(o keyring.Owner, hist holdfast.Key) history.Record {
 func (c *Client) submit(ctx context.Context, path string, t history.Type, fields []byte) (holdfast.RecordID, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.sign(ctx, path, t, fields, c.m.SignKey(), func() history.Link { return c.vault.Machines[c.m.Signer()].Chain })
+}
+
+// Submit signs a record of this machine over fields, has it added to the history, and returns the vault with it.
+func (c *Client) Submit(ctx context.Context, t history.Type, fields []byte) (*history.Vault, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.follow(ctx); err != nil {
+		return nil, err
+	}
+	_, err := c.sign(ctx, wire.PathRecords, t, fields, c.m.SignKey(), func() history.Link { return c.vault.Machines[c.m.Signer()].Chain })
+	return c.snapshot(), err
+}
+
+// SubmitAsOwner is Submit with a record that the owner signs. It reaches the service over this machine's
+// connection: the owner's key never connects by itself.
+func (c *Client) SubmitAsOwner(ctx context.Context, owner ed25519.PrivateKey, t history.Type, fields []byte) (*history.Vault, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.follow(ctx); err != nil {
+		return nil, err
+	}
+	_, err := c.sign(ctx, wire.PathRecords, t, fields, owner, func() history.Link { return c.vault.Owner })
+	return c.snapshot(), err
+}
+
+// sign signs a record with key, after what chain then returns, and has it added; c.mu is held.
+func (c *Client) sign(ctx context.Context, path string, t history.Type, fields []byte, key ed25519.PrivateKey, chainOf func() history.Link) (holdfast.RecordID, error) {
 	for try := 1; ; try++ {
-		chain := c.vault.Machines[c.m.Signer()].Chain
+		chain := chainOf()
 		r := history.Sign(history.Body{
 			Type: t, Vault: c.m.Vault, Seq: chain.Seq, Prev: chain.Prev,
 			SeenN: c.vault.N, SeenHead: c.vault.Head,
 			Time: time.Now().UnixNano(), Fields: fields,
-		}, c.m.SignKey(), c.m.Hist)
+		}, key, c.m.Hist)
 		err := c.post(ctx, path, r)
 		if err == nil {
 			return r.ID(), c.memory.keep(c.vault)
@@ -154,7 +174,7 @@ func (c *Client) submit(ctx context.Context, path string, t history.Type, fields
 		if wire.CodeOf(err) != wire.CodeStaleChain || try == maxSign {
 			return holdfast.RecordID{}, err
 		}
-		// Another process with this key file wrote a record since. The same record again would have
+		// Another process with this key wrote a record since. The same record again would have
 		// been answered with its place, so this one is not in the history and never will be.
 		if err := c.follow(ctx); err != nil {
 			return holdfast.RecordID{}, err

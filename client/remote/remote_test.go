@@ -227,6 +227,27 @@ func TestCommitOnce(t *testing.T) {
 	}
 }
 
+// The owner makes another read key the current one between a client's look at the history and its session.
+func TestSessionIsForTheCurrentReadKey(t *testing.T) {
+	f := remotetest.New(t)
+	c := f.Enrol(remote.Options{})
+	f.Rule(history.TypeRotateRead, history.RotateRead{ReadKey: f.Owner.ReadKey(1)}.Encode())
+	s, err := c.OpenSession(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	key := f.Owner.ReadKey(1)
+	for _, x := range f.Vault.Sessions {
+		if x.Open.ReadKey != history.ReadKeyIDOf(key[:]) {
+			t.Error("a session is for another read key")
+		}
+	}
+	if len(f.Vault.Sessions) != 1 {
+		t.Errorf("%d sessions", len(f.Vault.Sessions))
+	}
+}
+
 func TestMissingIsTold(t *testing.T) {
 	f := remotetest.New(t)
 	c := f.Enrol(remote.Options{})

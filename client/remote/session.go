@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast"
+	"holdfast/client/keyring"
 	"holdfast/client/seal"
 	"holdfast/history"
 	"holdfast/wire"
@@ -101,7 +102,8 @@ func (c *Client) OpenSession(ctx context.Context) (*Session, error) {
 // open has a fresh secret and its record accepted, and makes it the session's.
 func (s *Session) open() error {
 	for try := 1; ; try++ {
-		sec, open, err := seal.NewSession(rand.Reader, s.c.m)
+		m := s.c.forReading()
+		sec, open, err := seal.NewSession(rand.Reader, m)
 		if err != nil {
 			return err
 		}
@@ -110,11 +112,32 @@ func (s *Session) open() error {
 			s.begin(sec, open.Session)
 			return nil
 		}
+		if wire.CodeOf(err) == wire.CodeBadRequest && try < maxReopen {
+			// The owner may have made another read key the current one since.
+			if _, err := s.c.History(s.ctx); err != nil {
+				return err
+			}
+			if s.c.forReading().ReadKey != m.ReadKey {
+				continue
+			}
+		}
 		// The record was accepted, but its answer was lost, and the session with the process that opened it.
 		if wire.CodeOf(err) != wire.CodeSessionGone || try == maxReopen {
 			return err
 		}
 	}
+}
+
+// forReading returns the machine with the read key that is the current one as far as the history is known:
+// the key file may be older than the owner's last rotation.
+func (c *Client) forReading() *keyring.Machine {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := *c.m
+	if c.vault.N > 0 {
+		m.ReadKey = c.vault.ReadKey
+	}
+	return &m
 }
 
 // begin makes a session that was opened the present one: the window is sent again in it.

@@ -56,7 +56,7 @@ func Open(ctx context.Context, m *keyring.Machine, c *remote.Client) (*Vault, er
 		return nil, err
 	}
 	for _, s := range h.Sessions {
-		if err := reader.AddOpen(s.Open, s.Signer); err != nil {
+		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
 			return nil, fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
 		}
 	}
@@ -240,16 +240,20 @@ func Name(h *history.Vault, series string, a history.Archive) string {
 
 // Find returns the archive that spec names: SERIES for the newest complete one, or SERIES@TIME with any
 // beginning of the time that only one archive has. The error wraps ErrNoArchive.
-func Find(m *keyring.Machine, h *history.Vault, spec string) (history.Archive, error) {
+func Find(m *keyring.Machine, h *history.Vault, spec string, states ...history.State) (history.Archive, error) {
 	series, when, timed := strings.Cut(spec, "@")
 	id := m.Series(series)
 	var found []history.Archive
-	var partial bool
+	var partial, deleted bool
 	for _, a := range h.Archives {
-		if a.Commit.Series != id {
+		if a.Commit.Series != id || len(states) > 0 && !slices.Contains(states, a.State) {
 			continue
 		}
 		if !timed {
+			if a.State != history.Live {
+				deleted = true
+				continue
+			}
 			if a.Commit.Partial {
 				partial = true
 				continue
@@ -273,6 +277,8 @@ func Find(m *keyring.Machine, h *history.Vault, spec string) (history.Archive, e
 		return history.Archive{}, &manyArchives{fmt.Sprintf("%d archives begin with %q (%s); say more of the time", len(found), spec, strings.Join(names, ", "))}
 	case partial:
 		return history.Archive{}, fmt.Errorf("%w: %q has only partial archives so far; name one as SERIES@TIME, `holdfast list` shows them", ErrNoArchive, spec)
+	case deleted:
+		return history.Archive{}, fmt.Errorf("%w: all of %q are deleted; name one as SERIES@TIME while `holdfast list` shows it, or bring it back with `holdfast undelete`", ErrNoArchive, spec)
 	}
 	return history.Archive{}, fmt.Errorf("%w: %q; `holdfast list` shows what there is", ErrNoArchive, spec)
 }

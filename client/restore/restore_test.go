@@ -392,3 +392,26 @@ func TestServiceGoesDuringWalk(t *testing.T) {
 		t.Errorf("%d of %d directories, %v", len(es), dirs, err)
 	}
 }
+
+// TestFindLeavesDeleted: the latest is the latest that is not deleted; those that are can be named exactly.
+func TestFindLeavesDeleted(t *testing.T) {
+	m := remotetest.New(t).Machine
+	s := m.Series("s")
+	live := history.Archive{ID: holdfast.RecordID{1}, Time: 1e18, Commit: history.Commit{Series: s}}
+	gone := history.Archive{ID: holdfast.RecordID{2}, Time: 2e18, Commit: history.Commit{Series: s}, State: history.Deleted}
+	h := &history.Vault{Archives: []history.Archive{live, gone}}
+	if a, err := restore.Find(m, h, "s"); err != nil || a.ID != live.ID {
+		t.Errorf("the latest is %.8s, %v", a.ID, err)
+	}
+	name := restore.Name(h, "s", gone)
+	if a, err := restore.Find(m, h, name); err != nil || a.ID != gone.ID {
+		t.Errorf("a deleted archive, named exactly, is %.8s, %v", a.ID, err)
+	}
+	if _, err := restore.Find(m, h, name, history.Live); !errors.Is(err, restore.ErrNoArchive) {
+		t.Errorf("a deleted archive among the live ones: %v", err)
+	}
+	h.Archives = h.Archives[1:]
+	if _, err := restore.Find(m, h, "s"); !errors.Is(err, restore.ErrNoArchive) || !strings.Contains(err.Error(), "deleted") {
+		t.Errorf("a series of which all is deleted: %v", err)
+	}
+}

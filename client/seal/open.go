@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"holdfast"
@@ -27,9 +28,10 @@ type Reader struct {
 
 // wrapped is a session as its open record tells of it, and its secret once somebody needed it.
 type wrapped struct {
-	open   history.Open
-	signer holdfast.SignerID
-	unwrap func() (holdfast.Key, error) // once
+	open    history.Open
+	signer  holdfast.SignerID
+	rewraps []history.Rewrap
+	unwrap  func() (holdfast.Key, error) // once
 }
 
 // NewReader returns a Reader with m's read key. The error is keyring.ErrNoReadKey.
@@ -46,20 +48,23 @@ func NewReader(m *keyring.Machine) (*Reader, error) {
 }
 
 // AddOpen makes the blocks of a session readable. The record must have been verified as signer's
-// (package history). The wrap is opened when the session's first block is, so that a damaged one hides
+// (package history), and the rewraps as the owner's. Whichever of the wraps is for m's read key is opened. The wrap is opened when the session's first block is, so that a damaged one hides
 // its own blocks and no others; CheckSession opens it at once.
 //
 // The error says that the session was added before with other content.
-func (r *Reader) AddOpen(o history.Open, signer holdfast.SignerID) error {
+func (r *Reader) AddOpen(o history.Open, signer holdfast.SignerID, rewraps ...history.Rewrap) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w, ok := r.sessions[o.Session]; ok {
 		if w.open != o || w.signer != signer {
 			return fmt.Errorf("add session %.8s: %w: it was opened twice", o.Session, ErrDamaged)
 		}
-		return nil
+		if slices.Equal(w.rewraps, rewraps) {
+			return nil
+		}
 	}
-	r.sessions[o.Session] = &wrapped{o, signer, sync.OnceValues(func() (holdfast.Key, error) { return r.secret(o, signer) })}
+	rewraps = slices.Clone(rewraps)
+	r.sessions[o.Session] = &wrapped{o, signer, rewraps, sync.OnceValues(func() (holdfast.Key, error) { return r.secret(o, signer, rewraps) })}
 	return nil
 }
 
@@ -81,7 +86,12 @@ func (r *Reader) session(sid holdfast.SessionID) (*wrapped, holdfast.Key, error)
 	return w, s, err
 }
 
-func (r *Reader) secret(o history.Open, signer holdfast.SignerID) (s holdfast.Key, err error) {
+func (r *Reader) secret(o history.Open, signer holdfast.SignerID, rewraps []history.Rewrap) (s holdfast.Key, err error) {
+	for _, w := range rewraps {
+		if w.Session == o.Session && w.ReadKey == r.id {
+			o.ReadKey, o.Wrap = w.ReadKey, w.Wrap
+		}
+	}
 	if o.ReadKey != r.id {
 		return s, fmt.Errorf("%w: session %.8s is sealed for another read key", ErrDamaged, o.Session)
 	}
@@ -94,6 +104,20 @@ func (r *Reader) secret(o history.Open, signer holdfast.SignerID) (s holdfast.Ke
 		return holdfast.Key{}, fmt.Errorf("%w: the wrap of session %.8s holds another secret", ErrDamaged, o.Session)
 	}
 	return s, nil
+}
+
+// Rewrap returns another wrap of a session's secret, for the read key pub. The session must have been added,
+// and its secret is compared with its commitment before.
+func (r *Reader) Rewrap(sid holdfast.SessionID, pub [history.ReadKeySize]byte) (history.Rewrap, error) {
+	w, s, err := r.session(sid)
+	if err != nil {
+		return history.Rewrap{}, err
+	}
+	o := w.open
+	if err := wrapFor(&o, r.m.Vault, w.signer, pub, s); err != nil {
+		return history.Rewrap{}, err
+	}
+	return history.Rewrap{Session: sid, ReadKey: o.ReadKey, Wrap: o.Wrap}, nil
 }
 
 func (r *Reader) groupKeys(gid holdfast.GroupID) (*keyring.GroupKeys, error) {

@@ -107,21 +107,30 @@ func NewSession(rand io.Reader, m *keyring.Machine) (*Session, history.Open, err
 	}
 	s.nonceKey = keyring.Derive(s.secret, "nonce")
 
-	o := history.Open{Session: s.ID, Group: s.Group, ReadKey: history.ReadKeyIDOf(m.ReadKey[:])}
+	o := history.Open{Session: s.ID, Group: s.Group}
 	o.Commitment = commitment(s.secret, s.Vault, s.ID)
-	pub, err := hpke.MLKEM768X25519().NewPublicKey(m.ReadKey[:])
-	if err != nil {
-		return nil, history.Open{}, fmt.Errorf("wrap session secret: read key of the key file: %w", err)
+	if err := wrapFor(&o, m.Vault, m.Signer(), m.ReadKey, s.secret); err != nil {
+		return nil, history.Open{}, err
 	}
-	wrap, err := hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo(m.Vault, o, m.Signer()), s.secret[:])
+	return s, o, nil
+}
+
+// wrapFor wraps the secret of o's session for the read key pub.
+func wrapFor(o *history.Open, vault holdfast.VaultID, signer holdfast.SignerID, pub [history.ReadKeySize]byte, secret holdfast.Key) error {
+	o.ReadKey = history.ReadKeyIDOf(pub[:])
+	k, err := hpke.MLKEM768X25519().NewPublicKey(pub[:])
 	if err != nil {
-		return nil, history.Open{}, fmt.Errorf("wrap session secret: %w", err)
+		return fmt.Errorf("wrap session secret: read key: %w", err)
+	}
+	wrap, err := hpke.Seal(k, hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo(vault, *o, signer), secret[:])
+	if err != nil {
+		return fmt.Errorf("wrap session secret: %w", err)
 	}
 	if len(wrap) != history.WrapSize {
-		return nil, history.Open{}, fmt.Errorf("wrap session secret: %d bytes where %d belong", len(wrap), history.WrapSize)
+		return fmt.Errorf("wrap session secret: %d bytes where %d belong", len(wrap), history.WrapSize)
 	}
 	copy(o.Wrap[:], wrap)
-	return s, o, nil
+	return nil
 }
 
 func commitment(s holdfast.Key, vault holdfast.VaultID, sid holdfast.SessionID) [32]byte {

@@ -228,6 +228,86 @@ func TestBlockOutOfPlace(t *testing.T) {
 	}
 }
 
+// After the owner made another read key the current one, whoever has it reads what was rewrapped and what is
+// new; whoever has the old one still reads what was sealed for that, and nothing new.
+func TestRewrap(t *testing.T) {
+	owner := keyring.OwnerOf(holdfast.Key{1})
+	writer, old, now := machine(1, holdfast.RightWrite), machine(2, holdfast.RightRead), machine(3, holdfast.RightRead)
+	owner.GiveRead(now, 1)
+	s, o, err := NewSession(rand.Reader, writer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, sealed := seal(t, s, holdfast.KindChunk, text(10), nil, nil)
+	reader := func(m *keyring.Machine) *Reader {
+		t.Helper()
+		r, err := NewReader(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first, second := reader(old), reader(now)
+	if err := errors.Join(first.AddOpen(o, writer.Signer()), second.AddOpen(o, writer.Signer())); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.CheckSession(o.Session); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("the new key opens the old wrap: %v", err)
+	}
+	if _, err := second.Rewrap(o.Session, owner.ReadKey(1)); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("rewrapped without the key: %v", err)
+	}
+	w, err := first.Rewrap(o.Session, owner.ReadKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := history.ParseRewrap(w.Encode()); err != nil || again != w {
+		t.Fatal(err)
+	}
+	for _, bad := range []func(*history.Rewrap){
+		func(w *history.Rewrap) { w.Session[0]++ },
+		func(w *history.Rewrap) { w.ReadKey[0]++ },
+		func(w *history.Rewrap) { w.Wrap[5]++ },
+		func(w *history.Rewrap) { w.Wrap[1167]++ },
+	} {
+		x := w
+		bad(&x)
+		r := reader(now)
+		if err := r.AddOpen(o, writer.Signer(), x); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.CheckSession(o.Session); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a damaged rewrap: %v", err)
+		}
+	}
+	// The rewrap may be met after the session.
+	for _, r := range []*Reader{first, second} {
+		if err := r.AddOpen(o, writer.Signer(), w); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r.Open(writer.Group, name, sealed); err != nil && r == second {
+			t.Fatal(err)
+		}
+	}
+	owner.GiveRead(writer, 1)
+	if writer.ReadSeed != nil {
+		t.Fatal("a machine that may not read was given a private key")
+	}
+	_, o2, err := NewSession(rand.Reader, writer)
+	if err != nil || o2.ReadKey != w.ReadKey {
+		t.Fatal("a new session is for another key", err)
+	}
+	if err := errors.Join(first.AddOpen(o2, writer.Signer()), second.AddOpen(o2, writer.Signer())); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.CheckSession(o2.Session); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("the old key opens what is new: %v", err)
+	}
+	if err := second.CheckSession(o2.Session); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A wrap opens for exactly its vault, session, signer and read key, and shows any flipped bit. A damaged
 // one hides its own session only.
 func TestWrap(t *testing.T) {

@@ -82,7 +82,8 @@ func untrusted(err error) bool {
 	for _, e := range []error{
 		wire.ErrServiceKey, wire.ErrTransport, remote.ErrProtocol,
 		history.ErrOrder, history.ErrHead, history.ErrSigner, history.ErrRights, history.ErrChain,
-		history.ErrSignature, history.ErrTag, history.ErrFormat,
+		history.ErrSignature, history.ErrTag, history.ErrFormat, history.ErrSeen,
+		history.ErrRevoked, history.ErrNeedsOwner, history.ErrFrozen, history.ErrTooEarly, history.ErrKept, history.ErrJumped, history.ErrState,
 	} {
 		if errors.Is(err, e) {
 			return true
@@ -93,7 +94,11 @@ func untrusted(err error) bool {
 
 // advice says what to do about an error whose text does not.
 func advice(err error) string {
-	if wire.CodeOf(err) != "" {
+	switch wire.CodeOf(err) {
+	case "":
+	case wire.CodeNeedsOwner:
+		return " Sign it with the owner's key: --owner FILE, or --owner - to type the 24 words"
+	default:
 		return "" // the service's own sentence says it
 	}
 	switch {

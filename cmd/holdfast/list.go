@@ -41,6 +41,7 @@ SERIES@TIME, it lists all that is inside, or all that is below PATH.`,
 					return err
 				}
 				sayFresh(fresh)
+				sayFrozen(h)
 				listSealed(out, h)
 				return out.Flush()
 			}
@@ -49,6 +50,7 @@ SERIES@TIME, it lists all that is inside, or all that is below PATH.`,
 				return err
 			}
 			sayFresh(fresh)
+			sayFrozen(v.History)
 			if len(a) == 0 {
 				err = listArchives(cmd.Context(), out, v, asJSON)
 			} else {
@@ -75,10 +77,16 @@ func sayFresh(fresh bool) {
 	}
 }
 
+func sayFrozen(h *history.Vault) {
+	if h.Frozen {
+		warn("deleting is frozen in this vault; `holdfast thaw` ends that, with the owner's key")
+	}
+}
+
 // listSealed lists what a key that cannot read may know of archives.
 func listSealed(w io.Writer, h *history.Vault) {
 	for _, a := range h.Archives {
-		fmt.Fprintf(w, "series %.8s  %s  %d blocks uploaded%s\n", a.Commit.Series, time.Unix(0, a.Time).UTC().Format(time.RFC3339), a.Commit.Blocks, partialMark(a))
+		fmt.Fprintf(w, "series %.8s  %s  %d blocks uploaded%s%s\n", a.Commit.Series, time.Unix(0, a.Time).UTC().Format(time.RFC3339), a.Commit.Blocks, partialMark(a), stateMark(h, a))
 	}
 }
 
@@ -87,6 +95,35 @@ func partialMark(a history.Archive) string {
 		return "  partial"
 	}
 	return ""
+}
+
+// stateMark says of an archive what sets it apart from others.
+func stateMark(h *history.Vault, a history.Archive) (s string) {
+	if t := until(h, a); t != nil {
+		s = fmt.Sprintf("  %s, can be brought back until %s", a.State, t.Format(time.RFC3339))
+	}
+	if a.Suspect {
+		s += "  suspect: made with a key that is revoked"
+	}
+	return s
+}
+
+// until returns the time until which an archive that is not live can be brought back, or nil. A longer
+// delay that is set later makes it later; nothing makes it earlier.
+func until(h *history.Vault, a history.Archive) *time.Time {
+	if a.State == history.Live {
+		return nil
+	}
+	seconds := h.Delay.Seconds
+	if seconds == 0 {
+		seconds = history.DefaultDelay
+	}
+	at := a.Changed + int64(seconds)*1e9
+	if h.Delay.Next != 0 { // a shorter one, from a known time on
+		at = min(at, max(h.Delay.At, a.Changed+int64(h.Delay.Next)*1e9))
+	}
+	t := time.Unix(0, at).UTC()
+	return &t
 }
 
 // archiveDoc is one archive in JSON.
@@ -111,11 +148,16 @@ type archiveDoc struct {
 	Vanished   uint64    `json:"vanished"`
 	Changed    uint64    `json:"changed"`
 	Unreadable uint64    `json:"unreadable"`
+
+	State   string     `json:"state"`             // live, deleted or expired
+	Until   *time.Time `json:"until,omitempty"`   // if it is not live: can be brought back until then at least
+	Suspect bool       `json:"suspect,omitempty"` // committed with a key that is revoked since before
 }
 
 func docOf(h *history.Vault, a history.Archive, r *archive.Root) archiveDoc {
 	c := r.Counts
 	return archiveDoc{
+		State: a.State.String(), Until: until(h, a), Suspect: a.Suspect,
 		Archive: restore.Name(h, r.Series, a), ID: a.ID.String(), Series: r.Series,
 		Time: time.Unix(0, a.Time).UTC(), Began: time.Unix(0, r.Time).UTC(),
 		Host: r.Host, User: r.User, Machine: a.Signer.String(), Client: r.Client, Roots: r.Roots, Args: r.Args, Partial: a.Commit.Partial,
@@ -148,7 +190,7 @@ func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON boo
 			docs = append(docs, d)
 			continue
 		}
-		fmt.Fprintf(w, "%-40s  %9d paths  %10s  %s:%s%s%s\n", oneLine(d.Archive), d.Entries, size(d.Bytes), oneLine(d.Host), quote(strings.Join(d.Roots, " ")), unreadMark(d), partialMark(a))
+		fmt.Fprintf(w, "%-40s  %9d paths  %10s  %s:%s%s%s\n", oneLine(d.Archive), d.Entries, size(d.Bytes), oneLine(d.Host), quote(strings.Join(d.Roots, " ")), unreadMark(d), partialMark(a)+stateMark(v.History, a))
 	}
 	if asJSON {
 		e := json.NewEncoder(w)

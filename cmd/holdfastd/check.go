@@ -37,6 +37,12 @@ service is stopped. Exits with 4 if anything is wrong, and says what.`,
 			}
 			report(c.OutOrStdout(), "checked  ", rep)
 			fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes, all as they were stored\n", rep.Blocks, rep.Bytes)
+			if q := rep.Quarantine; q.Count > 0 {
+				fmt.Fprintf(c.OutOrStdout(), "outside    %d objects, %d bytes, are not part of the journal; no harm is done\n", q.Count, q.Bytes)
+				for _, o := range q.Objects {
+					fmt.Fprintf(c.OutOrStdout(), "  %s  %d bytes: %s\n", o.Key, o.Size, o.Why)
+				}
+			}
 			return nil
 		},
 	}

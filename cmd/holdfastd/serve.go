@@ -14,6 +14,7 @@ import (
 
 	"holdfast/service/admin"
 	"holdfast/service/journal"
+	"holdfast/service/policy"
 	"holdfast/service/serve"
 )
 
@@ -88,11 +89,20 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 			fail(err)
 		}
 	}()
+	policies, endPolicies := context.WithCancel(ctx)
+	defer endPolicies()
+	policiesDone := make(chan struct{})
+	go func() {
+		defer close(policiesDone)
+		policy.Loop(policies, j, d.id.LogKey(), log)
+	}()
 	fmt.Fprintf(os.Stderr, "holdfastd: ready, serving %s\n", l.Addr())
 	err = srv.Serve(ctx, l)
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
+	endPolicies()
+	<-policiesDone
 	endAdmin()
 	<-adminDone
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)

@@ -34,6 +34,9 @@ func statusCommand() *cobra.Command {
 			} else {
 				_, err = fmt.Fprintf(out, "%s at %s since %s\ncell      %s\nbucket    %s\njournal   %s, %d segments\nblocks    %d, %d bytes\nsessions  %d\n",
 					st.State, st.Address, st.Started.Format(time.RFC3339), st.Cell, st.Bucket, st.Position, st.Segments, st.Blocks, st.Bytes, st.Sessions)
+				if err == nil && st.Outside > 0 {
+					_, err = fmt.Fprintf(out, "outside   %d objects, %d bytes, are not part of the journal; see holdfastd sweep\n", st.Outside, st.OutsideBytes)
+				}
 				if err == nil && digest {
 					_, err = fmt.Fprintf(out, "digest    %s\n", st.Digest)
 				}

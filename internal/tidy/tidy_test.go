@@ -89,6 +89,7 @@ var walls = map[string][]string{
 	"holdfast/cmd/holdfastd": {"holdfast/internal", "holdfast/history", "holdfast/wire", "holdfast/service"},
 	"holdfast/cmd/holdwatch": {"holdfast/internal", "holdfast/history", "holdfast/wire", "holdfast/watch"},
 	"holdfast/e2e":           {"holdfast"}, // test files only
+	"holdfast/docs/models":   {"holdfast/internal"},
 	"holdfast/sim":           {"holdfast"}, // test files only
 }
 

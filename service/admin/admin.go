@@ -4,6 +4,8 @@
 //	POST /accounts   {"name": NAME}                 makes an account and answers {"token": TOKEN}
 //	POST /tokens     {"name": NAME}                 a further token for an account that exists, likewise
 //	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
+//	GET  /sweep      answers a Quarantine: what in the bucket is not part of the journal
+//	POST /sweep      deletes of it what may be deleted, and answers a Quarantine of that
 //
 // A request that fails is answered with {"error": SENTENCE} and a status of 400 or more.
 package admin
@@ -55,7 +57,10 @@ type Status struct {
 	Sessions int        `json:"sessions"`
 	// Recovery is how the last start went.
 	Recovery Recovery `json:"recovery"`
-	Digest   string   `json:"digest,omitempty"` // of the view, if asked for
+	// Outside counts the objects that the last start found outside the journal; see Quarantine.
+	Outside      int    `json:"outside_objects"`
+	OutsideBytes int64  `json:"outside_bytes"`
+	Digest       string `json:"digest,omitempty"` // of the view, if asked for
 }
 
 // Recovery says what a start of the service had to do.
@@ -64,6 +69,24 @@ type Recovery struct {
 	Rebuilt  bool    `json:"rebuilt"` // the view was made anew from the bucket
 	Seconds  float64 `json:"seconds"`
 }
+
+// Quarantine is what lies in the bucket and is not part of the journal.
+type Quarantine struct {
+	Count   int       `json:"count"`
+	Bytes   int64     `json:"bytes"`
+	Objects []Outside `json:"objects"` // the first of them
+}
+
+// Outside is one object in quarantine.
+type Outside struct {
+	Key   string `json:"key"`
+	Size  int64  `json:"size"`
+	Why   string `json:"why"`
+	Sweep bool   `json:"sweep"` // it may be deleted
+}
+
+// maxAnswer bounds what a client of the socket reads, bytes.
+const maxAnswer = 4 << 20
 
 // Server answers the operator.
 type Server struct {
@@ -118,6 +141,8 @@ func (s *Server) handler() http.Handler {
 		st, err := s.status(r.Context(), r.URL.Query().Get("digest") == "1")
 		reply(w, st, err)
 	})
+	mux.HandleFunc("GET /sweep", quarantine(s.Journal.Quarantine))
+	mux.HandleFunc("POST /sweep", quarantine(s.Journal.Sweep))
 	return mux
 }
 
@@ -152,6 +177,18 @@ func (s *Server) token(made func(context.Context, *journal.Journal, string) ([32
 	}
 }
 
+// quarantine answers with what found finds.
+func quarantine(found func(context.Context) (journal.Quarantine, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		q, err := found(r.Context())
+		a := Quarantine{Count: q.Count, Bytes: q.Bytes, Objects: []Outside{}}
+		for _, o := range q.Objects {
+			a.Objects = append(a.Objects, Outside(o))
+		}
+		reply(w, a, err)
+	}
+}
+
 func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 	v, err := s.Journal.Acked().Stats()
 	if err != nil {
@@ -172,6 +209,8 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 		Bytes:    v.Bytes,
 		Sessions: s.Service.Sessions(),
 		Recovery: Recovery{info.Replayed, info.Rebuilt, info.Duration.Seconds()},
+
+		Outside: info.Quarantine.Count, OutsideBytes: info.Quarantine.Bytes,
 	}
 	if digest {
 		d, _, err := s.Journal.Digest(ctx)
@@ -217,6 +256,18 @@ func GetStatus(ctx context.Context, dir string, digest bool) (Status, error) {
 	return st, err
 }
 
+// GetQuarantine asks the service on dir what in its bucket is not part of the journal.
+func GetQuarantine(ctx context.Context, dir string) (q Quarantine, err error) {
+	err = ask(ctx, dir, http.MethodGet, "/sweep", nil, &q)
+	return q, err
+}
+
+// Sweep tells the service on dir to delete what may be deleted of that, and returns what it deleted.
+func Sweep(ctx context.Context, dir string) (q Quarantine, err error) {
+	err = ask(ctx, dir, http.MethodPost, "/sweep", nil, &q)
+	return q, err
+}
+
 // ask makes one request to the service on dir. The error wraps ErrNotServing if nobody answers.
 func ask(ctx context.Context, dir, method, path string, q, answer any) error {
 	var body io.Reader
@@ -248,7 +299,7 @@ func ask(ctx context.Context, dir, method, path string, q, answer any) error {
 		return fmt.Errorf("ask the service: %w", err)
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(io.LimitReader(resp.Body, wire.MaxJSON))
+	dec := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode != http.StatusOK {
 		var e errorAnswer
 		if dec.Decode(&e) != nil || e.Error == "" {

@@ -83,7 +83,7 @@ func (t *Tx) Stored(sid holdfast.SessionID, name holdfast.Name, kind holdfast.Ki
 	if !ok {
 		return fmt.Errorf("%w: %s", view.ErrNoSession, sid)
 	}
-	if _, ok, err := t.Reader().Block(s.Vault, s.Group, name); err != nil {
+	if _, ok, err := t.Reader().Present(s.Vault, s.Group, name); err != nil {
 		return err
 	} else if ok {
 		return fmt.Errorf("block %s: %w", name, view.ErrDuplicate)

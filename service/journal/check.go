@@ -23,6 +23,8 @@ type Report struct {
 	Blocks   int   // whose checksum was verified
 	Bytes    int64 // of them
 	Duration time.Duration
+	// Quarantine is what was listed and is not part of the journal. That is no problem.
+	Quarantine Quarantine
 	// Problems says what is wrong, at most maxProblems of them.
 	Problems []string
 }
@@ -87,6 +89,7 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, fmt.Errorf("read journal: %w", err)
 	}
 
+	r.Quarantine = c.outside
 	// The shadow: as much of the journal as the view contains, by the code that made the view.
 	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(cfg.Dir)), "check-")
 	if err != nil {

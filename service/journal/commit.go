@@ -22,6 +22,7 @@ const (
 	listTimeout  = 60 * time.Second
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
+	watchEvery   = 30 * time.Second
 	putsPerKey   = 2 // a request that keeps failing is abandoned for a new one
 )
 
@@ -158,6 +159,25 @@ func (j *Journal) confirm(ctx context.Context) error {
 	})
 }
 
+// watch reads the epoch object now and then, so that an owner that has nothing to acknowledge learns as well
+// that it was replaced (JOURNAL 5). A bucket that does not answer is no reason to stop: the next
+// acknowledgement will see.
+func (j *Journal) watch() {
+	defer j.work.Done()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-j.stopped:
+			return
+		}
+		if err := j.confirm(j.ctx); errors.Is(err, ErrLost) {
+			j.stop(err)
+		}
+	}
+}
+
 // final is an error that trying again does not change.
 type final struct{ error }
 
@@ -165,13 +185,16 @@ type final struct{ error }
 func (f final) Unwrap() error { return f.error }
 
 // persist calls fn until it succeeds, returns a final error, or patience is over; each call gets timeout.
-// It waits a little longer after each failure.
+// It waits a little longer after each failure. Time beyond timeout that a call took is not counted: this process was
+// paused then, and is to find out what became of its cell rather than to give up.
 func persist(ctx context.Context, patience, timeout time.Duration, fn func(context.Context) error) error {
 	began, backoff := time.Now(), firstBackoff
 	for {
 		c, cancel := context.WithTimeout(ctx, timeout)
+		call := time.Now()
 		err := fn(c)
 		cancel()
+		began = began.Add(max(0, time.Since(call)-timeout))
 		var f final
 		switch {
 		case err == nil:

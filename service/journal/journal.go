@@ -94,13 +94,15 @@ type Journal struct {
 	mine   []byte        // its encoding, as the epoch object must read
 	store  *view.Store   // acknowledged segments only (JOURNAL 10)
 	info   Info
+	// table is how every epoch before ours ended, as our takeover record says; it never changes.
+	table []segment.Accepted
 	// What Rebuild found, before our own takeover record: it compares with what the predecessor had.
 	foundDigest [32]byte
 	foundPos    segment.Position
 
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc
-	work    sync.WaitGroup // commits
+	work    sync.WaitGroup // commits, watch
 	slots   chan struct{}  // holds a token for every Put at work
 	stopped chan struct{}
 
@@ -128,6 +130,8 @@ type Info struct {
 	Records  int           // in them
 	Rebuilt  bool          // the view was absent or of no use and was made anew
 	Duration time.Duration // from the beginning of Open
+	// Quarantine is what the bucket showed then that is not part of the journal.
+	Quarantine Quarantine
 }
 
 // Info says what Open did.
@@ -175,6 +179,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over epoch %d: %w", j.claim.Epoch, err)
 	}
+	j.table, j.info.Quarantine = chain.table, chain.outside
 	// Our takeover record is acknowledged, and with it everything that it accepts: only now the view may
 	// contain the last segments of our predecessor (JOURNAL 10). A crash here is a crash at any other time.
 	if err := j.catchUp(ctx, chain, takeover, fresh); err != nil {
@@ -191,7 +196,12 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j.timer = time.AfterFunc(maxAge, j.tick)
 	j.info.Epoch, j.info.Duration = j.claim.Epoch, time.Since(began)
 	j.log.Info("journal open", "position", j.pos, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
+	if q := j.info.Quarantine; q.Count > 0 {
+		j.log.Warn("objects outside the journal", "objects", q.Count, "bytes", q.Bytes)
+	}
 	ok = true
+	j.work.Add(1)
+	go j.watch()
 	return j, nil
 }
 

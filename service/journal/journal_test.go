@@ -396,7 +396,14 @@ func TestRebuildCoversEveryRecordType(t *testing.T) {
 		b := sim.New(1)
 		j := mustOpen(t, config(b))
 		c := newClient(t, j, 1)
-		if err := c.backup(context.Background(), 1, 5); err != nil {
+		if err := c.rule(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, j)
+		time.Sleep(31 * 24 * time.Hour)
+		j = mustOpen(t, config(b))
+		c.j = j
+		if err := c.ruleLater(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		mustClose(t, j)

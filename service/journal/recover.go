@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -110,6 +111,7 @@ type chain struct {
 	segments []found            // in order, one landing each
 	table    []segment.Accepted // how each epoch in it ends
 	time     int64              // journal time of the last segment, ms
+	outside  Quarantine         // what was listed and is not in it
 }
 
 // position returns the last segment's place and hash; zero if there is none.
@@ -130,38 +132,47 @@ func (c *chain) index(pos segment.Position, hash [32]byte) int {
 	return i
 }
 
-// list returns every landing of every segment that the bucket lists, in order. What is under the log's
-// prefix and is not named like a segment is not looked at.
+// list returns every landing of every segment that the bucket lists, in order, and what else is there.
 //
 // The end is listed twice, and what either list shows counts. A store must list what was stored before
 // (JOURNAL 9); one that forgets a fresh object once does no harm here.
-func list(ctx context.Context, cfg Config) ([]found, error) {
-	var all []found
+func list(ctx context.Context, cfg Config) (listing, error) {
+	var l listing
+	strays := map[string]bool{}
 	from := func(after string) error {
 		return persist(ctx, getPatience, listTimeout, func(ctx context.Context) error {
 			return bucket.ListAll(ctx, cfg.Bucket, segment.LogPrefix(cfg.Cell), after, func(o bucket.Object) error {
-				if k, err := segment.ParseKey(o.Key); err == nil && k.Cell == cfg.Cell {
-					all = append(all, found{k, o.Size})
+				k, err := segment.ParseKey(o.Key)
+				switch {
+				case err == nil && k.Cell == cfg.Cell:
+					l.segments = append(l.segments, found{k, o.Size})
+				case strays[o.Key]:
+				case len(strays) == maxOutside:
+					l.moreStrays++
+				default:
+					strays[o.Key] = true
+					l.strays = append(l.strays, o)
 				}
 				return nil
 			})
 		})
 	}
 	if err := from(""); err != nil {
-		return nil, err
+		return l, err
 	}
 	after := ""
-	if n := len(all); n > tail {
-		after = all[n-tail].key.String()
+	if n := len(l.segments); n > tail {
+		after = l.segments[n-tail].key.String()
 	}
 	if err := from(after); err != nil {
-		return nil, err
+		return l, err
 	}
-	slices.SortFunc(all, func(a, b found) int {
+	slices.SortFunc(l.segments, func(a, b found) int {
 		return cmp.Or(a.key.Position.Compare(b.key.Position), bytes.Compare(a.key.Nonce[:], b.key.Nonce[:]),
 			bytes.Compare(a.key.Hash[:], b.key.Hash[:]), cmp.Compare(a.key.Trailer, b.key.Trailer))
 	})
-	return slices.Compact(all), nil
+	l.segments = slices.Compact(l.segments)
+	return l, nil
 }
 
 // findChain says what the journal is, from a list that began after the claim (JOURNAL 4), or for a reader
@@ -176,15 +187,17 @@ func list(ctx context.Context, cfg Config) ([]found, error) {
 func findChain(ctx context.Context, cfg Config, limit uint64, known func(*chain) error) (*chain, error) {
 	var c *chain
 	err := persist(ctx, listPatience, chainTimeout, func(ctx context.Context) error {
-		all, err := list(ctx, cfg)
+		l, err := list(ctx, cfg)
 		if err != nil {
 			return err
 		}
+		all := l.segments
 		if n := len(all); n > 0 && all[n-1].key.Position.Epoch >= limit {
 			return final{fmt.Errorf("%w: there are segments of epoch %d, which nobody claimed", ErrContradiction, all[n-1].key.Position.Epoch)}
 		}
 		c, err = newChain(ctx, cfg, all)
 		if err == nil {
+			c.outside = quarantine(l, c.table, math.MaxUint64)
 			err = known(c)
 		}
 		// A list may lag behind; what should be there is looked for again for a while.

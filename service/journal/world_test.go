@@ -153,6 +153,60 @@ func (c *client) backup(ctx context.Context, run, n int) error {
 	return nil
 }
 
+// rule and, a month later, ruleLater have a vault go through every record that there is.
+func (c *client) rule(ctx context.Context) error {
+	for run := range 6 {
+		if err := c.backup(ctx, run, 3); err != nil {
+			return err
+		}
+	}
+	return c.records(ctx,
+		func() history.Record { return c.Signed(history.TypeDelete, c.ids(0, 1)) },
+		func() history.Record { return c.Signed(history.TypeUndelete, c.ids(0)) },
+		func() history.Record { return c.Signed(history.TypeFreeze, nil) },
+		func() history.Record { return c.ByOwner(history.TypeThaw, nil) },
+		func() history.Record {
+			return c.ByOwner(history.TypeConfirm, history.Confirm{Series: c.Series}.Encode())
+		},
+		func() history.Record {
+			return c.ByOwner(history.TypeDelay, history.Delay{Seconds: 2 * history.MinDelay}.Encode())
+		},
+		func() history.Record {
+			return c.ByOwner(history.TypePolicy, history.Policy{Series: c.Series, Last: 2}.Encode())
+		},
+		func() history.Record { return c.Rotate(1) },
+		func() history.Record { return c.Rewrap(c.Session) },
+	)
+}
+
+func (c *client) ruleLater(ctx context.Context) error {
+	return c.records(ctx,
+		func() history.Record { return c.ByService(history.TypeExpire, c.ids(2)) },
+		func() history.Record { return c.ByService(history.TypePurge, c.ids(1)) },
+		func() history.Record {
+			return c.ByOwner(history.TypeRevoke, history.Revoke{Signer: c.Signer(), Since: time.Now().UnixNano()}.Encode())
+		},
+	)
+}
+
+func (c *client) records(ctx context.Context, make ...func() history.Record) error {
+	for i, r := range make {
+		if err := c.record(ctx, r()); err != nil {
+			return fmt.Errorf("record %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// ids returns the fields of a record that names the client's archives with these numbers.
+func (c *client) ids(n ...int) []byte {
+	var ids []holdfast.RecordID
+	for _, i := range n {
+		ids = append(ids, c.archives[i].ID())
+	}
+	return history.SortIDs(ids).Encode()
+}
+
 // resume takes the client's chains from the journal, as a client does from its history.
 func (c *client) resume(t *testing.T, j *Journal) {
 	t.Helper()

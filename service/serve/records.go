@@ -42,7 +42,10 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request, c caller) error {
 			"history":      wire.MaxHistory,
 		},
 	}
-	if c.standing == enrolled {
+	switch {
+	case c.revoked():
+		h.You = "revoked"
+	case c.standing == enrolled:
 		v, ok, err := s.j.Acked().Vault(c.machine.Vault)
 		if err != nil {
 			return err
@@ -115,20 +118,45 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request, c caller) (histo
 		err = s.mayCreate(c, holdfast.VaultID(rec.ID()))
 	case history.TypeEnrol:
 		var e history.Enrol
-		if e, err = history.ParseEnrol(b.Fields); err == nil && c.standing != enrolled && e.TLSKey != c.key {
+		switch e, err = history.ParseEnrol(b.Fields); {
+		case err != nil:
+		case c.standing == enrolled:
+			err = s.mayHandIn(c, b)
+		case e.TLSKey != c.key:
 			err = refusal(wire.CodeForbidden, "A vault's first machine is enrolled over a connection of its own key.")
 		}
 	default:
-		switch {
-		case c.standing != enrolled:
-			err = refusal(wire.CodeUnknownKey, "This machine's key has an account but is not enrolled in a vault.")
-		case b.Signer != c.machine.Signer:
-			err = refusal(wire.CodeForbidden, "This record is signed by another machine than the one that sends it.")
-		case !c.machine.Enrol.Rights.Has(holdfast.RightWrite):
-			err = refusal(wire.CodeForbidden, "This machine may %s, but not %s.", c.machine.Enrol.Rights, holdfast.RightWrite)
-		}
+		err = s.mayHandIn(c, b)
 	}
 	return rec, b, err
+}
+
+// mayHandIn says whether a machine may send a record of its vault: one that it signed itself, of a type that
+// it has the right for, or one that the owner signed, whose key never connects by itself.
+func (s *Server) mayHandIn(c caller, b history.Body) error {
+	if c.standing != enrolled {
+		return refusal(wire.CodeUnknownKey, "This machine's key has an account but is not enrolled in a vault.")
+	}
+	if b.Type.ByService() {
+		return refusal(wire.CodeForbidden, "Records of type %s are made by the service itself.", b.Type)
+	}
+	if b.Signer == c.machine.Signer {
+		switch right := b.Type.Right(); {
+		case right == 0:
+			return refusal(wire.CodeForbidden, "A record of type %s needs the owner's key.", b.Type)
+		case !c.machine.Enrol.Rights.Has(right):
+			return refusal(wire.CodeForbidden, "This machine may %s, but not %s.", c.machine.Enrol.Rights, right)
+		}
+		return nil
+	}
+	v, ok, err := s.j.Acked().Vault(c.machine.Vault)
+	if err == nil && !ok {
+		err = fmt.Errorf("look up vault %.8s of a machine: %w", c.machine.Vault, view.ErrDamaged)
+	}
+	if err == nil && (!b.Type.ByOwner() || b.Signer != history.SignerOf(v.Genesis.OwnerKey[:])) {
+		err = refusal(wire.CodeForbidden, "This record is signed by another machine than the one that sends it.")
+	}
+	return err
 }
 
 // mayCreate lets a connection key create one vault.
@@ -145,8 +173,8 @@ func (s *Server) mayCreate(c caller, v holdfast.VaultID) error {
 	return nil
 }
 
-// records adds a genesis, enrolment or commit record to its vault's history and answers its entry once
-// that is durable. The same record again is answered with the same entry (JOURNAL 22).
+// records adds a record, of any type but open, to its vault's history and answers its entry once that is
+// durable. The same record again is answered with the same entry (JOURNAL 22).
 func (s *Server) records(w http.ResponseWriter, r *http.Request, c caller) error {
 	rec, b, err := s.record(w, r, c)
 	if err != nil {

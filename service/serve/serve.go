@@ -213,9 +213,15 @@ const (
 	enrolled          // is a machine of a vault
 )
 
+// errRevoked answers every request but hello of a machine whose key was revoked.
+var errRevoked = refusal(wire.CodeRevoked, "This machine's key was revoked by the vault's owner.")
+
 func (st standing) String() string {
 	return [...]string{"unknown", "account", "machine"}[st]
 }
+
+// revoked reports whether the caller is a machine that may do nothing any more.
+func (c caller) revoked() bool { return c.standing == enrolled && c.machine.Revoked != 0 }
 
 // identify finds out who sent a request. Rights are looked up for every request, so that a change acts
 // on connections that are open.
@@ -330,6 +336,8 @@ func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.H
 		}
 		switch {
 		case err != nil:
+		case c.revoked() && need > unknown:
+			err = errRevoked
 		case c.standing < need && c.standing == unknown:
 			err = refusal(wire.CodeUnknownKey, "This service does not know this machine's key; redeem a token first, or ask the owner to enrol it.")
 		case c.standing < need:

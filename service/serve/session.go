@@ -193,7 +193,8 @@ func (s *Server) close(w http.ResponseWriter, r *http.Request, c caller) error {
 	return writeJSON(w, http.StatusOK, struct{}{})
 }
 
-// have says which blocks the session need not send (JOURNAL 17).
+// have says which blocks the session need not send (JOURNAL 17). What a revoked key may have stored is not
+// among them.
 func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 	ses, end, err := s.session(r, c)
 	if err != nil {
@@ -212,7 +213,7 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 	v := s.j.Acked()
 	out := make([]byte, len(names))
 	for i, n := range names {
-		blk, ok, err := v.Block(ses.vault, ses.group, n)
+		blk, ok, err := v.Present(ses.vault, ses.group, n)
 		if err != nil {
 			return err
 		}

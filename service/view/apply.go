@@ -2,7 +2,6 @@ package view
 
 import (
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 
 	"holdfast"
@@ -160,8 +159,28 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	if err != nil {
 		return err
 	}
+	rev, err := loadRevocations(rows, s.group)
+	if err != nil {
+		return err
+	}
+	if rev.revoked(s.Signer) {
+		return fmt.Errorf("%w: block %s by %.8s", history.ErrRevoked, rec.Name, s.Signer)
+	}
+	var again *Block // that the new one takes the place of
 	if old != nil {
-		return fmt.Errorf("block %s: %w", rec.Name, ErrDuplicate)
+		b, _, err := loadBlock(rows, k[:])
+		if err != nil {
+			return err
+		}
+		if bad, err := rev.suspect(rows, b); err != nil {
+			return err
+		} else if !bad {
+			return fmt.Errorf("block %s: %w", rec.Name, ErrDuplicate)
+		}
+		if b.Kind != rec.Kind {
+			return fmt.Errorf("%w: it is a %s already", ErrKind, b.Kind)
+		}
+		again = &b
 	}
 	children := make([]Block, len(rec.Links))
 	var missing []holdfast.Name
@@ -170,6 +189,13 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		b, ok, err := loadBlock(rows, ck[:])
 		if err != nil {
 			return err
+		}
+		if ok {
+			bad, err := rev.suspect(rows, b)
+			if err != nil {
+				return err
+			}
+			ok = !bad
 		}
 		if !ok && len(missing) < MaxMissing {
 			missing = append(missing, link)
@@ -186,7 +212,13 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			return err
 		}
 	}
-	b := Block{Pos: pos, Off: rec.Off, Len: rec.Len, Kind: rec.Kind, Sum: rec.Sum, Since: timeMS, Session: rec.Session}
+	b := Block{Pos: pos, Off: rec.Off, Len: rec.Len, Kind: rec.Kind, Sum: rec.Sum, Since: timeMS, Session: rec.Session, Stored: timeMS}
+	if again != nil {
+		if err := putAlternate(rows, s.group, rec.Name, *again); err != nil {
+			return err
+		}
+		b.Count, b.Since = again.Count, again.Since
+	}
 	var v [blockSize]byte
 	if err := rows.Put(k[:], b.encode(&v)); err != nil {
 		return err
@@ -250,7 +282,7 @@ func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.P
 	if err != nil {
 		return err
 	}
-	if body, err = part.Check(e.Record); err != nil {
+	if body, err = part.Check(e.Record, e.Time, logKey); err != nil {
 		return err
 	}
 	if e.N != v.N+1 || e.Time != timeMS*1e6 || e.Time < v.Time {
@@ -261,77 +293,16 @@ func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.P
 	}
 
 	// The fields were checked above; what is still refused below is refused before anything is written.
-	next := history.Link{Seq: body.Seq + 1, Prev: id}
-	machine := part.Machines[body.Signer]
-	machine.Chain = next
-	v.ID, v.N, v.Head, v.Time = rec.Vault, e.N, e.Head, e.Time
-	switch body.Type {
-	case history.TypeGenesis:
-		v.Owner = next
-		err = rows.Put(key(rowGenesis, v.ID[:]), body.Fields)
-	case history.TypeEnrol:
-		v.Owner = next
-		err = applyEnrol(rows, &v, body.Fields)
-	case history.TypeOpen:
-		err = applyOpen(rows, v, body, timeMS)
-	case history.TypeCommit:
-		err = applyCommit(rows, v, body.Fields)
-	}
-	if err != nil {
+	c := addition{rows: rows, part: part, body: body, entry: e, timeMS: timeMS}
+	c.v = v
+	c.v.ID, c.v.N, c.v.Head, c.v.Time = rec.Vault, e.N, e.Head, e.Time
+	if err := c.apply(); err != nil {
 		return err
 	}
-	if body.Type == history.TypeOpen || body.Type == history.TypeCommit {
-		if err := putMachine(rows, v.ID, body.Signer, machine); err != nil {
-			return err
-		}
-	}
-	if err := v.put(rows); err != nil {
+	if err := rows.Put(key(rowHistory, c.v.ID[:], u64(e.N)), e.Append(nil)); err != nil {
 		return err
 	}
-	if err := rows.Put(key(rowHistory, v.ID[:], u64(e.N)), e.Append(nil)); err != nil {
-		return err
-	}
-	return rows.Put(key(rowRecord, id[:]), append(v.ID[:], u64(e.N)...))
-}
-
-// loadPart returns as much of the vault as history.Vault.Check looks at for a record with that body.
-func loadPart(rows Rows, v Vault, body history.Body) (*history.Vault, error) {
-	part := &history.Vault{
-		ID: v.ID, Genesis: v.Genesis, N: v.N, Head: v.Head, Time: v.Time, Owner: v.Owner,
-		Machines: map[holdfast.SignerID]history.Machine{}, Sessions: map[holdfast.SessionID]history.Session{},
-	}
-	machine := func(s holdfast.SignerID) error {
-		m, ok, err := loadMachine(rows, v.ID, s)
-		if ok {
-			part.Machines[s] = m
-		}
-		return err
-	}
-	session := func(id holdfast.SessionID, anyVault bool) error {
-		s, ok, err := loadSession(rows, id)
-		if ok && (anyVault || s.Vault == v.ID) {
-			part.Sessions[id] = history.Session{Signer: s.Signer, Open: history.Open{Session: id, Group: s.Group}}
-		}
-		return err
-	}
-	err := machine(body.Signer)
-	// Fields that do not parse are left to Check, which refuses them.
-	switch body.Type {
-	case history.TypeEnrol:
-		if e, bad := history.ParseEnrol(body.Fields); bad == nil {
-			err = errors.Join(err, machine(history.SignerOf(e.SignKey[:])))
-		}
-	case history.TypeOpen:
-		// A session's identity is unique in the whole cell: stored records name nothing else.
-		if o, bad := history.ParseOpen(body.Fields); bad == nil {
-			err = errors.Join(err, session(o.Session, true))
-		}
-	case history.TypeCommit:
-		if c, bad := history.ParseCommit(body.Fields); bad == nil {
-			err = errors.Join(err, session(c.Session, false))
-		}
-	}
-	return part, err
+	return rows.Put(key(rowRecord, id[:]), append(c.v.ID[:], u64(e.N)...))
 }
 
 // applyEnrol binds a machine's connection key to the vault. The first machine of a vault must have
@@ -407,6 +378,17 @@ func applyCommit(rows Rows, v Vault, fields []byte) error {
 		if b, ok, err = loadBlock(rows, k[:]); err != nil {
 			return err
 		}
+	}
+	if ok {
+		rev, err := loadRevocations(rows, n)
+		if err != nil {
+			return err
+		}
+		bad, err := rev.suspect(rows, b)
+		if err != nil {
+			return err
+		}
+		ok = !bad
 	}
 	if !ok {
 		return &MissingError{[]holdfast.Name{c.Root}}

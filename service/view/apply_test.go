@@ -279,7 +279,7 @@ func TestEnrolmentNeedsAnAccountAndAFreeKey(t *testing.T) {
 	w.refuse(w.entry(c.EnrolAs(e), c.Vault), ErrKeyTaken)
 	e.TLSKey = [32]byte{2}
 	w.accept(c, c.EnrolAs(e))
-	if m, ok, err := r.MachineByTLS(e.TLSKey); err != nil || !ok || m.Account != c.ID || m.Enrol != e {
+	if m, ok, err := r.MachineByTLS(e.TLSKey); err != nil || !ok || m.Account != c.ID || !m.Enrol.Equal(e) {
 		t.Fatalf("%+v %v %v", m, ok, err)
 	}
 	// Nor may it take another customer's key into its vault.

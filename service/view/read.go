@@ -27,6 +27,35 @@ func (r Reader) Block(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name
 	return loadBlock(r.rows, k[:])
 }
 
+// Present returns where a block of a group is, if those who deduplicate or link may rely on it: a suspect
+// block (see the package comment) is not there.
+func (r Reader) Present(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name) (Block, bool, error) {
+	b, ok, err := r.Block(v, g, name)
+	if err != nil || !ok {
+		return b, ok, err
+	}
+	n, _, err := loadGroup(r.rows, v, g)
+	if err != nil {
+		return b, false, err
+	}
+	rev, err := loadRevocations(r.rows, n)
+	if err != nil || len(rev) == 0 {
+		return b, err == nil, err
+	}
+	bad, err := rev.suspect(r.rows, b)
+	return b, err == nil && !bad, err
+}
+
+// Alternate returns suspect block number i, from 0 on, that was stored anew under that name.
+func (r Reader) Alternate(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name, i uint32) (Block, bool, error) {
+	n, ok, err := loadGroup(r.rows, v, g)
+	if err != nil || !ok {
+		return Block{}, false, err
+	}
+	k := blockKey(rowAlternate, n, name)
+	return loadBlock(r.rows, append(k[:], u32(i)...))
+}
+
 // Links returns the links of a block of a group; none if there is no such block.
 func (r Reader) Links(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name) ([]holdfast.Name, error) {
 	n, ok, err := loadGroup(r.rows, v, g)
@@ -106,6 +135,43 @@ func (r Reader) Token(hash [32]byte) (Token, bool, error) { return loadToken(r.r
 // Vault returns a vault.
 func (r Reader) Vault(id holdfast.VaultID) (Vault, bool, error) { return loadVault(r.rows, id) }
 
+// Vaults returns how many vaults there are.
+func (r Reader) Vaults() (uint32, error) {
+	m, _, err := loadMeta(r.rows)
+	return m.vaults, err
+}
+
+// VaultNo returns vault number i, from 0 on.
+func (r Reader) VaultNo(i uint32) (holdfast.VaultID, bool, error) {
+	var v holdfast.VaultID
+	ok, err := load(r.rows, key(rowVaultNo, u32(i)), func(rd *enc.Reader) { rd.Fixed(v[:]) })
+	return v, ok, err
+}
+
+// Archives returns a vault with its archives that are not purged, series, policies, delay and freeze: all
+// that history.Vault.Expirable and Purgeable look at. It has no machines and no sessions.
+func (r Reader) Archives(id holdfast.VaultID) (*history.Vault, bool, error) {
+	v, ok, err := loadVault(r.rows, id)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	l := newLoader(r.rows, v)
+	for i := range v.series {
+		var s holdfast.SeriesID
+		ok, err := load(r.rows, key(rowSeriesNo, id[:], u32(i)), func(rd *enc.Reader) { rd.Fixed(s[:]) })
+		if err == nil && !ok {
+			err = fmt.Errorf("series %d of vault %s: %w: it is not there", i, id, ErrDamaged)
+		}
+		if err == nil {
+			err = l.series(s)
+		}
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	return l.done(), true, nil
+}
+
 // Signer returns the machine of a vault that signs as signer.
 func (r Reader) Signer(v holdfast.VaultID, signer holdfast.SignerID) (Machine, bool, error) {
 	m, ok, err := loadMachine(r.rows, v, signer)
@@ -116,7 +182,7 @@ func (r Reader) Signer(v holdfast.VaultID, signer holdfast.SignerID) (Machine, b
 	if err == nil && !ok {
 		err = fmt.Errorf("machine %s: %w: its connection key is not there", signer, ErrDamaged)
 	}
-	return Machine{v, t.account, signer, m.Enrol, m.Chain}, err == nil, err
+	return Machine{v, t.account, signer, m.Enrol, m.Chain, m.Revoked, m.Since}, err == nil, err
 }
 
 // Session returns a session.

@@ -16,30 +16,48 @@ const (
 	rowAccount     = 'a'
 	rowAccountName = 'A'
 	rowBlock       = 'b'
+	rowAlternate   = 'B'
+	rowSeries      = 'c'
+	rowArchive     = 'C'
 	rowEpoch       = 'e'
 	rowGroup       = 'g'
 	rowHistory     = 'h'
 	rowRecord      = 'i'
 	rowTLS         = 'k'
 	rowLinks       = 'l'
+	rowAltLinks    = 'L'
 	rowMeta        = 'm'
+	rowSeriesNo    = 'N'
+	rowPolicy      = 'o'
 	rowMachine     = 'p'
 	rowGenesis     = 'q'
+	rowReadKey     = 'R'
 	rowSegment     = 's'
 	rowSession     = 'S'
 	rowToken       = 't'
 	rowUsage       = 'u'
 	rowVault       = 'v'
+	rowVaultNo     = 'V'
+	rowRevoked     = 'w'
+	rowRewrap      = 'W'
+	rowSlot        = 'x'
 )
 
 // key returns a key made of a first byte and parts.
 func key(first byte, parts ...[]byte) []byte {
-	k := make([]byte, 1, 72)
+	k := make([]byte, 1, 80)
 	k[0] = first
 	for _, p := range parts {
 		k = append(k, p...)
 	}
 	return k
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
@@ -74,7 +92,7 @@ func load(rows Getter, key []byte, decode func(*enc.Reader)) (bool, error) {
 	return true, nil
 }
 
-const blockSize = 8 + 8 + 4 + 4 + 1 + 16 + 8 + 8 + 16
+const blockSize = 8 + 8 + 4 + 4 + 1 + 16 + 8 + 8 + 16 + 8
 
 func (b *Block) encode(dst *[blockSize]byte) []byte {
 	be := binary.BigEndian
@@ -87,6 +105,7 @@ func (b *Block) encode(dst *[blockSize]byte) []byte {
 	be.PutUint64(dst[41:], b.Count)
 	be.PutUint64(dst[49:], uint64(b.Since))
 	copy(dst[57:73], b.Session[:])
+	be.PutUint64(dst[73:], uint64(b.Stored))
 	return dst[:]
 }
 
@@ -105,6 +124,7 @@ func loadBlock(rows Getter, k []byte) (b Block, ok bool, err error) {
 	copy(b.Sum[:], raw[25:41])
 	b.Count, b.Since = be.Uint64(raw[41:]), int64(be.Uint64(raw[49:]))
 	copy(b.Session[:], raw[57:73])
+	b.Stored = int64(be.Uint64(raw[73:]))
 	return b, true, nil
 }
 
@@ -119,6 +139,7 @@ type meta struct {
 	bytes    uint64
 	groups   uint32 // number of the next group
 	epochs   uint32 // closed epochs
+	vaults   uint32
 }
 
 func (m meta) put(rows Rows) error {
@@ -129,7 +150,7 @@ func (m meta) put(rows Rows) error {
 	for _, v := range []uint64{uint64(m.time), m.segments, m.blocks, m.bytes} {
 		b = append(b, u64(v)...)
 	}
-	return rows.Put([]byte{rowMeta}, append(append(b, u32(m.groups)...), u32(m.epochs)...))
+	return rows.Put([]byte{rowMeta}, append(append(append(b, u32(m.groups)...), u32(m.epochs)...), u32(m.vaults)...))
 }
 
 // loadMeta returns the zero meta, and false, before the first segment.
@@ -143,7 +164,7 @@ func loadMeta(rows Getter) (m meta, ok bool, err error) {
 		r.Fixed(m.hash[:])
 		m.time = r.I64()
 		m.segments, m.blocks, m.bytes = r.U64(), r.U64(), r.U64()
-		m.groups, m.epochs = r.U32(), r.U32()
+		m.groups, m.epochs, m.vaults = r.U32(), r.U32(), r.U32()
 	})
 	return m, ok, err
 }
@@ -184,13 +205,21 @@ func loadTLS(rows Getter, k [32]byte) (t tlsRow, ok bool, err error) {
 	return t, ok, err
 }
 
-// vaultRow is a Vault without its genesis.
 func (v Vault) put(rows Rows) error {
 	b := append(v.Account[:], u64(v.N)...)
 	b = append(b, v.Head[:]...)
 	b = append(b, u64(uint64(v.Time))...)
 	b = append(b, u64(v.Owner.Seq)...)
 	b = append(b, v.Owner.Prev[:]...)
+	b = append(b, u64(v.Service.Seq)...)
+	b = append(b, v.Service.Prev[:]...)
+	b = append(b, v.ReadKey[:]...)
+	b = append(b, u32(v.readKeys)...)
+	b = append(b, u32(v.series)...)
+	b = append(b, flag(v.Frozen))
+	b = append(b, u64(v.Delay.Seconds)...)
+	b = append(b, u64(v.Delay.Next)...)
+	b = append(b, u64(uint64(v.Delay.At))...)
 	return rows.Put(key(rowVault, v.ID[:]), b)
 }
 
@@ -203,6 +232,12 @@ func loadVault(rows Getter, id holdfast.VaultID) (v Vault, ok bool, err error) {
 		v.Time = r.I64()
 		v.Owner.Seq = r.U64()
 		r.Fixed(v.Owner.Prev[:])
+		v.Service.Seq = r.U64()
+		r.Fixed(v.Service.Prev[:])
+		r.Fixed(v.ReadKey[:])
+		v.readKeys, v.series = r.U32(), r.U32()
+		v.Frozen = r.U8() == 1
+		v.Delay = history.Undelete{Seconds: r.U64(), Next: r.U64(), At: r.I64()}
 	})
 	if err != nil || !ok {
 		return Vault{}, false, err
@@ -219,6 +254,8 @@ func loadVault(rows Getter, id holdfast.VaultID) (v Vault, ok bool, err error) {
 
 func putMachine(rows Rows, v holdfast.VaultID, s holdfast.SignerID, m history.Machine) error {
 	b := append(u64(m.Chain.Seq), m.Chain.Prev[:]...)
+	b = append(b, u64(m.Revoked)...)
+	b = append(b, u64(uint64(m.Since))...)
 	return rows.Put(key(rowMachine, v[:], s[:]), append(b, m.Enrol.Encode()...))
 }
 
@@ -226,6 +263,7 @@ func loadMachine(rows Getter, v holdfast.VaultID, s holdfast.SignerID) (m histor
 	ok, err = load(rows, key(rowMachine, v[:], s[:]), func(r *enc.Reader) {
 		m.Chain.Seq = r.U64()
 		r.Fixed(m.Chain.Prev[:])
+		m.Revoked, m.Since = r.U64(), r.I64()
 		e, err := history.ParseEnrol(r.Bytes(r.Len()))
 		if err != nil {
 			r.Fail("%w", err)

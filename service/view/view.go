@@ -9,22 +9,40 @@
 //
 //	'a' account 16          name
 //	'A' name                account 16
-//	'b' group u32, name 32  epoch u64, seq u64, off u32, len u32, kind u8, sum 16, count u64, since i64, session 16
+//	'b' group u32, name 32  epoch u64, seq u64, off u32, len u32, kind u8, sum 16, count u64, since i64, session 16,
+//	                        stored i64
+//	'B' group u32, name 32, alternate u32   likewise, count and since without meaning: a suspect block that was
+//	                        stored anew; 0, 1, 2, ... in the order in which that happened
+//	'c' vault 32, series 16 number u32, archives u32, jumped u64, confirmed u64, n u8, then n times paths u64,
+//	                        unchanged u64: series are numbered in the order of their first commit
+//	'C' vault 32, record id 32   an archive that is not purged: n u64, time i64 (ns), signer 32, state u8,
+//	                        changed i64 (ns), by machine u8, held u8, slot u32, commit fields
 //	'e' epoch u64           last seq u64, hash 32: a closed epoch as the journal accepted it
 //	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
 //	'h' vault 32, n u64     the entry, as package history encodes it
 //	'i' record id 32        vault 32, n u64
 //	'k' TLS key 32          account 16, vault 32, signer 32: zeros until the key is enrolled in a vault
 //	'l' group u32, name 32  links of a block that has some, 32 bytes each
+//	'L' group u32, name 32, alternate u32   links of an alternate that has some
 //	'm'                     version u8, cell 8, epoch u64, seq u64, hash 32, time i64, segments u64, blocks u64,
-//	                        bytes u64, next group u32, closed epochs u32: where the journal stands
-//	'p' vault 32, signer 32 chain seq u64, chain prev 32, enrol fields
+//	                        bytes u64, next group u32, closed epochs u32, vaults u32: where the journal stands
+//	'N' vault 32, number u32   series 16
+//	'o' vault 32, series 16 policy fields
+//	'p' vault 32, signer 32 chain seq u64, chain prev 32, revoked u64, since i64 (ns), enrol fields
 //	'q' vault 32            genesis fields
+//	'R' vault 32, read key id 32   number u32: every read key that the vault ever had
 //	's' epoch u64, seq u64  hash 32, trailer u32, size u64, live blocks u32, live bytes u64
 //	'S' session 16          vault 32, group 16, group u32, signer 32, account 16, n u64, start i64
 //	't' token 32            account 16, expires i64 (ns), TLS key 32 (zeros until it is redeemed)
 //	'u' account 16          bytes u64, blocks u64, as of i64, integral u128 (bytes x ms)
-//	'v' vault 32            account 16, n u64, head 32, time i64 (ns), owner seq u64, owner prev 32
+//	'v' vault 32            account 16, n u64, head 32, time i64 (ns), owner seq u64, owner prev 32, service seq u64,
+//	                        service prev 32, read key id 32, read keys u32, series u32, frozen u8, delay u64, next
+//	                        delay u64, from i64 (ns)
+//	'V' number u32          vault 32, in the order of their genesis records
+//	'w' group u32           revocations in the group: signer 32, since i64, until i64, n u64 each
+//	'W' session 16, read key id 32   n u64: the record that wraps the session's secret for that read key
+//	'x' vault 32, series 16, slot u32   record id 32: the archives of a series that are not purged; those slots
+//	                        are used that are below the number of archives
 //	0x00 'n' epoch u64, seq u64   nonce 8
 //
 // Times are journal time in ms since 1970 unless the table says otherwise. Rows that begin with 0x00 are
@@ -34,7 +52,17 @@
 //
 // A block's count is how many stored blocks link to it plus how many commits name it as their root. It is
 // raised when the linking block is stored, not when an archive is committed (JOURNAL 16); since is the
-// time at which a block without references was stored or lost its last one (JOURNAL 17).
+// time at which a block without references was stored or lost its last one (JOURNAL 17). Deleting an
+// archive changes no count; purging it takes the reference to its root away (JOURNAL 16).
+//
+// # Suspect blocks
+//
+// A revocation says since when a machine's key may have been in other hands. In the machine's group, what
+// it stored since then is not there for those who deduplicate or link, and may be stored again. The same
+// goes for trees and roots that any machine of the group stored since then in a session older than the
+// revocation: they may link to the others. Later ones cannot, because their links were looked at when they were
+// stored. So a good archive over bad blocks is mended by the next run. The first block stays where it is,
+// as an alternate, and reading goes to the newest.
 package view
 
 import (
@@ -47,7 +75,7 @@ import (
 )
 
 // Version is the version of the rows; a store of another version is discarded and rebuilt.
-const Version = 1
+const Version = 2
 
 // Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
 // valid until the next change of the rows.
@@ -101,6 +129,7 @@ type Block struct {
 	Count    uint64             // references
 	Since    int64              // ms; when Count became 0; 0 while it is not
 	Session  holdfast.SessionID // that stored it
+	Stored   int64              // ms
 }
 
 // Segment is what the view knows of one segment.
@@ -118,6 +147,8 @@ type Machine struct {
 	Signer  holdfast.SignerID
 	Enrol   history.Enrol
 	Chain   history.Link // the signer's next record
+	Revoked uint64       // number of the record that revoked it; 0 if none did
+	Since   int64        // ns; what it did since then is suspect
 }
 
 // Account is who pays.
@@ -150,7 +181,13 @@ type Vault struct {
 	Head    holdfast.Head
 	Time    int64 // ns; stamp of record N
 	Owner   history.Link
+	Service history.Link // chain of the service's own records in this vault
+	ReadKey history.ReadKeyID
+	Delay   history.Undelete
+	Frozen  bool
 	Genesis history.Genesis
+
+	readKeys, series uint32 // how many there are
 }
 
 // Session is a session as its open record says.

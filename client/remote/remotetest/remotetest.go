@@ -188,6 +188,17 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 	return nil, fmt.Errorf("no such request")
 }
 
+// Rule has the owner sign a record of that type over fields, behind the back of the clients.
+func (f *Service) Rule(typ history.Type, fields []byte) {
+	f.t.Helper()
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	r := history.Sign(history.Body{Type: typ, Vault: f.Vault.ID, Seq: f.Vault.Owner.Seq, Prev: f.Vault.Owner.Prev, Fields: fields}, f.Owner.SignKey(), f.Machine.Hist)
+	if _, err := f.record(r.Append(nil), false); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 func (f *Service) record(body []byte, open bool) ([]byte, error) {
 	rec, err := history.ParseRecord(body)
 	if err != nil {
@@ -201,7 +212,12 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 			return e.Append(nil), nil
 		}
 	}
-	if _, err := f.Vault.Check(rec); err != nil {
+	if b, _ := history.ParseBody(rec.Body); b.Type == history.TypeOpen {
+		if o, err := history.ParseOpen(b.Fields); err == nil && o.ReadKey != history.ReadKeyIDOf(f.Vault.ReadKey[:]) {
+			return nil, &wire.Error{Code: wire.CodeBadRequest, Message: "not the current read key"}
+		}
+	}
+	if _, err := f.Vault.Check(rec, time.Now().UnixNano(), f.LogKey.Public().(ed25519.PublicKey)); err != nil {
 		var stale *history.StaleError
 		if errors.As(err, &stale) {
 			return nil, &wire.Error{Code: wire.CodeStaleChain, Message: "stale", Chain: &wire.Chain{Seq: stale.Want.Seq, Prev: hex.EncodeToString(stale.Want.Prev[:])}}

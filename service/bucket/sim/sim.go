@@ -109,13 +109,17 @@ type object struct {
 	serial uint64 // of the put, rising
 }
 
-// Bucket is one process's connection to a Store. Set OnOp and Profile before the first call.
+// Bucket is one process's connection to a Store. Set OnOp, Profile and AfterOp before the first call.
 type Bucket struct {
 	// OnOp, if set, decides alone. attempt counts the calls of (op, key) on this Bucket from 1; the key of
 	// a List is its prefix, that of Now "".
 	OnOp func(op Op, key string, attempt int) Fault
 	// Profile applies if OnOp is nil.
 	Profile Profile
+	// AfterOp, if set, is called when a call was applied, or was not, and before it answers. With OnOp, which
+	// is called before, it is a gate: one that does not return until told so pauses a process there. A call
+	// that was held by OnOp is applied even if its ctx has ended since, as one is that lay in some queue.
+	AfterOp func(op Op, key string, attempt int)
 
 	seed  uint64
 	store *Store
@@ -330,10 +334,11 @@ func (b *Bucket) wait(ctx context.Context, d time.Duration) error {
 
 // write runs a write: apply does it under the store's lock and returns the call's own answer.
 func (b *Bucket) write(ctx context.Context, op Op, key string, apply func() error) error {
-	f, _, crashed, err := b.begin(ctx, op, key)
+	f, attempt, crashed, err := b.begin(ctx, op, key)
 	if err != nil {
 		return err
 	}
+	defer b.answer(op, key, attempt)
 	do := func() error {
 		b.store.mu.Lock()
 		defer b.store.mu.Unlock()
@@ -365,6 +370,13 @@ func (b *Bucket) write(ctx context.Context, op Op, key string, apply func() erro
 		b.store.mu.Unlock()
 	}
 	return err
+}
+
+// answer is called before a call answers.
+func (b *Bucket) answer(op Op, key string, attempt int) {
+	if b.AfterOp != nil {
+		b.AfterOp(op, key, attempt)
+	}
 }
 
 // read runs the faults of a read; after it without error the call answers.
@@ -445,6 +457,7 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
+	defer b.answer(OpGet, key, attempt)
 	s := b.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -489,10 +502,11 @@ func (s *Store) wrong(key string, off, n int64) []byte {
 
 // List implements bucket.Bucket.
 func (b *Bucket) List(ctx context.Context, prefix, after string, max int) ([]bucket.Object, error) {
-	f, _, err := b.read(ctx, OpList, prefix)
+	f, attempt, err := b.read(ctx, OpList, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("list %q: %w", prefix, err)
 	}
+	defer b.answer(OpList, prefix, attempt)
 	if max <= 0 || max > bucket.MaxList {
 		max = bucket.MaxList
 	}
@@ -563,9 +577,11 @@ func (b *Bucket) Swap(ctx context.Context, key string, old, new []byte) error {
 
 // Now implements bucket.Bucket.
 func (b *Bucket) Now(ctx context.Context) (time.Time, error) {
-	if _, _, err := b.read(ctx, OpNow, ""); err != nil {
+	_, attempt, err := b.read(ctx, OpNow, "")
+	if err != nil {
 		return time.Time{}, fmt.Errorf("ask the store's clock: %w", err)
 	}
+	defer b.answer(OpNow, "", attempt)
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
 	return time.Now().Add(b.store.skew), nil

@@ -389,3 +389,47 @@ func TestSkew(t *testing.T) {
 		t.Fatal(now, err)
 	}
 }
+
+// A process is paused before a call is applied or before its answer, and its deadline passes meanwhile.
+func TestGates(t *testing.T) {
+	for _, side := range []string{"before", "after"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := sim.New(1)
+			open := make(chan struct{})
+			var seen []string
+			if side == "before" {
+				b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+					seen = append(seen, fmt.Sprint(op, " ", key, " ", attempt))
+					<-open
+					return sim.Fault{}
+				}
+			} else {
+				b.AfterOp = func(op sim.Op, key string, attempt int) {
+					seen = append(seen, fmt.Sprint(op, " ", key, " ", attempt))
+					<-open
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- b.Put(ctx, "k", []byte("x")) }()
+			time.Sleep(time.Hour)
+			want := map[string]string{"before": "absent", "after": "x"}[side]
+			if got := content(t, b.Store(), "k"); got != want || len(done) != 0 {
+				t.Errorf("paused %s the put, the store has %q", side, got)
+			}
+			close(open)
+			if err := <-done; err != nil || content(t, b.Store(), "k") != "x" {
+				t.Errorf("paused %s the put: %v", side, err)
+			}
+			b.Get(t.Context(), "k", 0, -1)
+			b.List(t.Context(), "", "", 0)
+			b.Delete(t.Context(), "k")
+			b.Swap(t.Context(), "s", nil, []byte("y"))
+			b.Now(t.Context())
+			if got := strings.Join(seen, ","); got != "put k 1,get k 1,list  1,delete k 1,swap s 1,now  1" {
+				t.Errorf("%s: %s", side, got)
+			}
+		})
+	}
+}

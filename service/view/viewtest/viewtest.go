@@ -33,8 +33,10 @@ type Customer struct {
 	secret  [32]byte
 	hist    holdfast.Key
 	genesis history.Genesis
+	read    history.ReadKeyID // the current one
 	own     history.Link
 	chain   history.Link
+	service history.Link
 	opened  int
 }
 
@@ -61,6 +63,7 @@ func New(n int) *Customer {
 		b := bits("read key", n*1000+i)
 		copy(c.genesis.ReadKey[i:], b[:])
 	}
+	c.read = history.ReadKeyIDOf(c.genesis.ReadKey[:])
 	return c
 }
 
@@ -107,6 +110,21 @@ func (c *Customer) EnrolAs(e history.Enrol) history.Record {
 	return c.signed(history.TypeEnrol, e.Encode(), c.owner, c.own)
 }
 
+// Another returns a second machine of the customer's, in the same group, and the record that enrols it. Let
+// the first one sign what the owner signs.
+func (c *Customer) Another() (*Customer, history.Record) {
+	d := *c
+	d.sign, d.tls = key("another sign", c.n), wire.PublicKey(key("another tls", c.n).Public().(ed25519.PublicKey))
+	d.chain, d.Session, d.opened = history.Link{}, holdfast.SessionID{}, 500_000
+	return &d, c.EnrolAs(history.Enrol{
+		SignKey: wire.PublicKey(d.sign.Public().(ed25519.PublicKey)), TLSKey: d.tls,
+		Rights: holdfast.RightsAll, Group: c.Group, Chunk: history.DefaultChunk,
+	})
+}
+
+// Hist returns the customer's K_hist.
+func (c *Customer) Hist() holdfast.Key { return c.hist }
+
 // Open returns a record that opens a new session.
 func (c *Customer) Open() history.Record {
 	c.opened++
@@ -115,9 +133,14 @@ func (c *Customer) Open() history.Record {
 	return c.OpenAs(c.Session)
 }
 
+// Citing returns a freeze record whose signer says to have seen head n of the history.
+func (c *Customer) Citing(n uint64, h holdfast.Head) history.Record {
+	return history.Sign(history.Body{Type: history.TypeFreeze, Vault: c.Vault, Seq: c.chain.Seq, Prev: c.chain.Prev, SeenN: n, SeenHead: h}, c.sign, c.hist)
+}
+
 // OpenAs returns a record that opens that session.
 func (c *Customer) OpenAs(id holdfast.SessionID) history.Record {
-	o := history.Open{Session: id, Group: c.Group, ReadKey: history.ReadKeyIDOf(c.genesis.ReadKey[:])}
+	o := history.Open{Session: id, Group: c.Group, ReadKey: c.read}
 	return c.signed(history.TypeOpen, o.Encode(), c.sign, c.chain)
 }
 
@@ -131,6 +154,37 @@ func (c *Customer) signed(t history.Type, fields []byte, k ed25519.PrivateKey, a
 	return history.Sign(history.Body{Type: t, Vault: c.Vault, Seq: at.Seq, Prev: at.Prev, Fields: fields}, k, c.hist)
 }
 
+// Signed returns the record of that type over fields, signed by the machine.
+func (c *Customer) Signed(t history.Type, fields []byte) history.Record {
+	return c.signed(t, fields, c.sign, c.chain)
+}
+
+// ByOwner returns the record of that type over fields, signed by the owner.
+func (c *Customer) ByOwner(t history.Type, fields []byte) history.Record {
+	return c.signed(t, fields, c.owner, c.own)
+}
+
+// ByService returns the record of that type over fields that the service makes.
+func (c *Customer) ByService(t history.Type, fields []byte) history.Record {
+	return history.SignByService(history.Body{Type: t, Vault: c.Vault, Seq: c.service.Seq, Prev: c.service.Prev, Fields: fields}, LogKey())
+}
+
+// Rotate returns the record that makes the customer's read key number n the current one, for later sessions.
+func (c *Customer) Rotate(n int) history.Record {
+	var k history.RotateRead
+	for i := 0; i < history.ReadKeySize; i += 32 {
+		b := bits("another read key", (c.n*1000+n)*1000+i)
+		copy(k.ReadKey[i:], b[:])
+	}
+	c.read = history.ReadKeyIDOf(k.ReadKey[:])
+	return c.ByOwner(history.TypeRotateRead, k.Encode())
+}
+
+// Rewrap returns the record that wraps a session's secret for the newest read key.
+func (c *Customer) Rewrap(id holdfast.SessionID) history.Record {
+	return c.ByOwner(history.TypeRewrap, history.Rewrap{Session: id, ReadKey: c.read}.Encode())
+}
+
 // Accepted moves the chain of r's signer on to r.
 func (c *Customer) Accepted(r history.Record) {
 	b, err := history.ParseBody(r.Body)
@@ -138,10 +192,13 @@ func (c *Customer) Accepted(r history.Record) {
 		panic("viewtest: " + err.Error())
 	}
 	next := history.Link{Seq: b.Seq + 1, Prev: r.ID()}
-	if b.Type == history.TypeGenesis || b.Type == history.TypeEnrol {
+	switch b.Signer {
+	case history.SignerOf(c.owner.Public().(ed25519.PublicKey)):
 		c.own = next
-	} else {
+	case c.Signer():
 		c.chain = next
+	case history.SignerOf(LogKey().Public().(ed25519.PublicKey)):
+		c.service = next
 	}
 }
 

@@ -1,0 +1,144 @@
+package policy_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/internal/enc"
+	"holdfast/service/bucket/sim"
+	"holdfast/service/journal"
+	"holdfast/service/policy"
+	"holdfast/service/view/viewtest"
+)
+
+// world is a vault in a journal. The journal is closed while days pass: its store has timers.
+type world struct {
+	*testing.T
+	bucket *sim.Bucket
+	j      *journal.Journal
+	c      *viewtest.Customer
+}
+
+func (w *world) ok(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) open() {
+	var err error
+	w.j, err = journal.Open(w.Context(), journal.Config{Create: true, Bucket: w.bucket, Cell: holdfast.CellID{1}, Host: [16]byte{1}, LogKey: viewtest.LogKey()})
+	w.ok(err)
+}
+
+func (w *world) pass(d time.Duration) {
+	w.Helper()
+	w.ok(w.j.Close(context.Background()))
+	time.Sleep(d)
+	w.open()
+}
+
+func (w *world) append(fn func(*journal.Tx) error) {
+	w.Helper()
+	t, err := w.j.Append(w.Context(), fn)
+	w.ok(err)
+	w.j.Flush()
+	w.ok(t.Wait(w.Context()))
+}
+
+func (w *world) record(r history.Record) {
+	w.Helper()
+	w.append(func(tx *journal.Tx) error { _, err := tx.History(r); return err })
+	w.c.Accepted(r)
+}
+
+// run runs the policies and fails unless they do exactly that.
+func (w *world) run(expired, purged int) {
+	w.Helper()
+	done, err := policy.Run(w.Context(), w.j, viewtest.LogKey())
+	w.ok(err)
+	if done.Expired != expired || done.Purged != purged {
+		w.Errorf("expired %d and purged %d, want %d and %d", done.Expired, done.Purged, expired, purged)
+	}
+	if again, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); err != nil || again != (policy.Done{}) {
+		w.Errorf("a second run did %+v, %v", again, err)
+	}
+}
+
+// client verifies the whole history as a client does, and returns the vault.
+func (w *world) client() *history.Vault {
+	w.Helper()
+	b, err := w.j.Acked().History(w.c.Vault, 0, 1<<30)
+	w.ok(err)
+	v := &history.Vault{ID: w.c.Vault}
+	for r := enc.NewReader(b); r.Len() > 0; {
+		w.ok(v.Follow(history.ReadEntry(r), viewtest.LogKey().Public().(ed25519.PublicKey), w.c.Hist()))
+		w.ok(r.Err())
+	}
+	return v
+}
+
+const day = 24 * time.Hour
+
+// TestScenarioS12 runs a vault's policy on the journal's time: nothing before 30 days, nothing for good
+// before the delay, nothing while frozen, and clients agree with every record.
+func TestScenarioS12(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1)}
+		w.open()
+		defer func() { w.ok(w.j.Close(context.Background())) }()
+		w.append(func(tx *journal.Tx) error {
+			for _, err := range []error{tx.Record(w.c.Account()), tx.Record(w.c.Token(1 << 62)), tx.Record(w.c.Redeemed())} {
+				w.ok(err)
+			}
+			return nil
+		})
+		w.record(w.c.Genesis())
+		w.record(w.c.Enrol())
+		w.record(w.c.Open())
+		root := w.c.Over(holdfast.KindArchive, 1)
+		w.append(func(tx *journal.Tx) error {
+			return tx.Stored(w.c.Session, root.Name, root.Kind, root.Links, root.Sealed)
+		})
+		var all []holdfast.RecordID
+		for range 230 { // more than two records can name
+			r := w.c.Commit(root.Name)
+			w.record(r)
+			all = append(all, r.ID())
+		}
+		w.pass(40 * day)
+		w.run(0, 0) // there is no policy
+		w.record(w.c.ByOwner(history.TypePolicy, history.Policy{Last: 5}.Encode()))
+		w.record(w.c.ByOwner(history.TypeFreeze, nil))
+		w.run(0, 0)
+		w.record(w.c.ByOwner(history.TypeThaw, nil))
+		w.record(w.c.Commit(root.Name))
+		w.run(226, 0)
+		w.pass(6 * day)
+		w.run(0, 0)
+		w.record(w.c.Signed(history.TypeUndelete, history.IDs{all[3]}.Encode()))
+		w.pass(day + time.Hour)
+		w.record(w.c.ByOwner(history.TypeFreeze, nil))
+		w.run(0, 0)
+		w.record(w.c.ByOwner(history.TypeThaw, nil))
+		w.run(0, 225)
+
+		v := w.client()
+		if len(v.Archives) != 6 || len(v.Purged) != 225 {
+			t.Errorf("a client counts %d archives and %d purged", len(v.Archives), len(v.Purged))
+		}
+		if a, ok := v.Find(all[3]); !ok || a.State != history.Live {
+			t.Errorf("what was brought back is %s", a.State)
+		}
+		b, _, err := w.j.Acked().Block(w.c.Vault, w.c.Group, root.Name)
+		if w.ok(err); b.Count != 6 {
+			t.Errorf("the root is counted %d times, with 6 archives left", b.Count)
+		}
+	})
+}

@@ -1,0 +1,359 @@
+package view
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/internal/enc"
+	"holdfast/service/view/viewtest"
+)
+
+const dayMS = 86400 * 1000
+
+// archived has c store and commit an archive, of a series of its own shape, and returns its commit.
+func (w *world) archived(c *viewtest.Customer, i int) history.Record {
+	w.t.Helper()
+	root := c.Over(holdfast.KindArchive, i)
+	w.store(c, root)
+	r := c.Commit(root.Name)
+	w.accept(c, r)
+	return r
+}
+
+func ids(r ...history.Record) []byte {
+	var x []holdfast.RecordID
+	for _, r := range r {
+		x = append(x, r.ID())
+	}
+	return history.SortIDs(x).Encode()
+}
+
+func TestPurgeDropsTheRootsReference(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	w.accept(c, c.Open())
+	var a []history.Record
+	for i := range 5 {
+		a = append(a, w.archived(c, i))
+	}
+	root := func(i int) Block { return w.block(c, c.Over(holdfast.KindArchive, i).Name) }
+	again := c.Commit(c.Over(holdfast.KindArchive, 1).Name) // a second archive with the same root
+	w.accept(c, again)
+	w.accept(c, c.Signed(history.TypeDelete, ids(a[0], a[1])))
+	if root(0).Count != 1 || root(1).Count != 2 {
+		t.Fatal("a deleted archive lost its reference")
+	}
+	w.now += 7*dayMS - 1
+	w.refuse(w.entry(c.ByService(history.TypePurge, ids(a[0], a[1])), c.Vault), history.ErrTooEarly)
+	w.now++
+	w.refuse(w.entry(c.ByService(history.TypePurge, ids(a[2])), c.Vault), history.ErrState)
+	w.accept(c, c.ByService(history.TypePurge, ids(a[0], a[1])))
+	if b := root(0); b.Count != 0 || b.Since != w.now {
+		t.Errorf("root of a purged archive: %+v", b)
+	}
+	if b := root(1); b.Count != 1 || b.Since != 0 {
+		t.Errorf("root of two archives, one of them purged: %+v", b)
+	}
+	w.refuse(w.entry(c.Signed(history.TypeUndelete, ids(a[0])), c.Vault), history.ErrState)
+	w.refuse(w.entry(c.ByService(history.TypePurge, ids(a[0])), c.Vault), history.ErrState)
+}
+
+// Whatever the owner, the machine and the service do in whatever order: the view and a client's vault
+// accept and refuse the same, and know the same archives afterwards.
+func TestViewAgreesWithHistory(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { agree(t, rand.New(rand.NewPCG(seed, 3))) })
+	}
+}
+
+func agree(t *testing.T, rng *rand.Rand) {
+	w := newWorld(t)
+	c := viewtest.New(1)
+	var v history.Vault
+	accepted, refused := map[history.Type]int{}, map[history.Type]int{}
+	try := func(r history.Record) {
+		t.Helper()
+		e := w.entry(r, c.Vault)
+		err := w.try(e)
+		_, mine := v.Check(r, e.Entry.Time, logPub)
+		b, _ := history.ParseBody(r.Body)
+		switch {
+		case (err == nil) != (mine == nil):
+			t.Fatalf("%s record: the view says %v, the vault %v", b.Type, err, mine)
+		case err != nil:
+			refused[b.Type]++
+			for _, kind := range []error{history.ErrFormat, history.ErrState, history.ErrNeedsOwner, history.ErrFrozen, history.ErrTooEarly,
+				history.ErrKept, history.ErrJumped, history.ErrRevoked, history.ErrSigner} {
+				if errors.Is(err, kind) != errors.Is(mine, kind) {
+					t.Fatalf("%s record: the view says %v, the vault %v", b.Type, err, mine)
+				}
+			}
+			return
+		}
+		accepted[b.Type]++
+		if err := v.Follow(e.Entry, logPub, c.Hist()); err != nil {
+			t.Fatal(err)
+		}
+		c.Accepted(r)
+	}
+	w.must(c.Account())
+	w.must(c.Token((w.now + 1000) * 1e6))
+	w.must(c.Redeemed())
+	try(c.Genesis())
+	try(c.Enrol())
+	d, r := c.Another()
+	try(r)
+	try(c.Open())
+	first := c.Session
+	root := c.Over(holdfast.KindArchive, 1)
+	w.store(c, root)
+	start := w.now
+	some := func() []byte {
+		var x []holdfast.RecordID
+		for range 1 + rng.IntN(3) {
+			if n := len(v.Archives) + len(v.Purged); n > 0 {
+				x = append(x, append(slices.Clone(v.Archives), v.Purged...)[rng.IntN(n)].ID)
+			}
+		}
+		return history.SortIDs(x).Encode()
+	}
+	commit := func() history.Record {
+		f := history.Commit{Series: holdfast.SeriesID{byte(1 + rng.IntN(3))}, Session: first, Group: c.Group, Root: root.Name, Partial: rng.IntN(8) == 0,
+			Counts: history.Counts{Stored: 100, Unchanged: 900}}
+		if rng.IntN(40) == 0 {
+			f.Counts.Unchanged = 0
+		}
+		return c.Signed(history.TypeCommit, f.Encode())
+	}
+	for range 400 {
+		w.now += rng.Int64N(dayMS)
+		switch rng.IntN(24) {
+		default:
+			try(commit())
+		case 0, 1, 2:
+			try(c.Signed(history.TypeDelete, some()))
+		case 3:
+			try(c.ByOwner(history.TypeDelete, some()))
+		case 4:
+			f := some()
+			for _, a := range v.Archives {
+				if a.State != history.Live && rng.IntN(3) == 0 {
+					f = history.IDs{a.ID}.Encode()
+				}
+			}
+			try(c.Signed(history.TypeUndelete, f))
+		case 5:
+			try(c.ByOwner(history.TypePolicy, history.Policy{Series: holdfast.SeriesID{byte(rng.IntN(3))}, Last: uint32(rng.IntN(4)), Weekly: uint32(rng.IntN(3))}.Encode()))
+		case 6:
+			try(c.ByOwner(history.TypeDelay, history.Delay{Seconds: history.MinDelay * uint64(1+rng.IntN(12))}.Encode()))
+		case 7:
+			if rng.IntN(4) == 0 {
+				try(c.Signed(history.TypeFreeze, nil))
+			}
+		case 8, 9:
+			try(c.ByOwner(history.TypeThaw, nil))
+		case 10:
+			try(c.ByOwner(history.TypeConfirm, history.Confirm{Series: holdfast.SeriesID{byte(rng.IntN(4))}}.Encode()))
+		case 11:
+			try(c.ByService(history.TypeExpire, some()))
+		case 12:
+			try(c.ByService(history.TypePurge, some()))
+		case 13, 14:
+			if x := v.Expirable(w.now * 1e6); len(x) > 0 {
+				try(c.ByService(history.TypeExpire, x.Encode()))
+			}
+		case 15, 16:
+			if x := v.Purgeable(w.now * 1e6); len(x) > 0 {
+				try(c.ByService(history.TypePurge, x.Encode()))
+			}
+		case 17:
+			try(c.Rotate(rng.IntN(8)))
+		case 18:
+			try(c.Rewrap(first))
+		case 19:
+			if rng.IntN(6) == 0 {
+				try(c.ByOwner(history.TypeRevoke, history.Revoke{Signer: d.Signer(), Since: (start + 1 + rng.Int64N(w.now-start+1)) * 1e6}.Encode()))
+			}
+		}
+		part, ok, err := NewReader(w.rows).Archives(c.Vault)
+		if err != nil || !ok {
+			t.Fatal(err)
+		}
+		if !slices.Equal(part.Archives, v.Archives) {
+			t.Fatalf("the view has %d archives, the vault %d, or in other states", len(part.Archives), len(v.Archives))
+		}
+		if at := w.now * 1e6; !slices.Equal(part.Expirable(at), v.Expirable(at)) || !slices.Equal(part.Purgeable(at), v.Purgeable(at)) {
+			t.Fatal("the view and the vault would expire or purge different archives")
+		}
+		if got, want := w.block(c, root.Name).Count, uint64(len(v.Archives)); got != want {
+			t.Fatalf("the root has %d references, from %d archives", got, want)
+		}
+	}
+	for _, typ := range []history.Type{history.TypeDelete, history.TypeExpire, history.TypePurge, history.TypeUndelete} {
+		if accepted[typ] == 0 || refused[typ] == 0 {
+			t.Errorf("%s records: %d accepted, %d refused; this test does not show much", typ, accepted[typ], refused[typ])
+		}
+	}
+}
+
+func TestSuspectBlocksAreNotThere(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	thief, r := c.Another()
+	w.accept(c, r)
+	w.accept(c, c.Open())
+	w.accept(thief, thief.Open())
+	old := thief.Chunk(1, 10)
+	w.store(thief, old)
+	w.now += 1000
+	since := w.now
+	bad := thief.Chunk(2, 10)
+	w.store(thief, bad)
+	good := c.Chunk(3, 10)
+	w.store(c, good)
+	tree := c.Over(holdfast.KindTree, 1, bad.Name, good.Name) // an honest machine deduplicated against it
+	w.store(c, tree)
+	root := c.Over(holdfast.KindArchive, 1, tree.Name)
+	w.store(c, root)
+	w.accept(c, c.Commit(root.Name))
+	own := thief.Over(holdfast.KindArchive, 7, bad.Name)
+	w.store(thief, own)
+	w.accept(thief, thief.Commit(own.Name))
+	w.now += 1000
+	rd := NewReader(w.rows)
+	present := func(n holdfast.Name) bool {
+		t.Helper()
+		_, ok, err := rd.Present(c.Vault, c.Group, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	for _, b := range []viewtest.Block{old, bad, good, tree, root} {
+		if !present(b.Name) {
+			t.Fatalf("%s is not there before the revocation", b.Kind)
+		}
+	}
+	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: thief.Signer(), Since: since * 1e6}.Encode()))
+	for b, want := range map[*viewtest.Block]bool{&old: true, &bad: false, &good: true, &tree: false, &root: false} {
+		if present(b.Name) != want {
+			t.Errorf("after the revocation, a %s is there: %v, want %v", b.Kind, !want, want)
+		}
+	}
+	if _, ok, _ := rd.Block(c.Vault, c.Group, bad.Name); !ok {
+		t.Error("a suspect block cannot be fetched")
+	}
+	// The thief stores nothing more, in sessions that he has.
+	w.refuse(thief.Stored(thief.Chunk(9, 10), w.off), history.ErrRevoked)
+	w.refuse(w.entry(thief.Open(), c.Vault), history.ErrRevoked)
+
+	// The honest machine is told what to send again, and what it sends takes the place.
+	w.now += 1000
+	tree2 := c.Over(holdfast.KindTree, 2, bad.Name, old.Name)
+	var missing *MissingError
+	if err := w.try(c.Stored(tree2, w.off)); !errors.As(err, &missing) || !slices.Equal(missing.Names, []holdfast.Name{bad.Name}) {
+		t.Fatalf("a link to a suspect block: %v", err)
+	}
+	if err := w.try(w.entry(c.Commit(root.Name), c.Vault)); !errors.As(err, &missing) {
+		t.Fatalf("a commit of a suspect root: %v", err)
+	}
+	w.refuse(c.Stored(old, w.off), ErrDuplicate)
+	mended := bad
+	mended.Sealed = []byte("as it should be")
+	before := w.block(c, bad.Name)
+	w.store(c, mended)
+	if b := w.block(c, bad.Name); !present(bad.Name) || b.Len != uint32(len(mended.Sealed)) || b.Count != before.Count || b.Session != c.Session {
+		t.Errorf("the mended block: %+v", b)
+	}
+	if alt, ok, err := rd.Alternate(c.Vault, c.Group, bad.Name, 0); err != nil || !ok || alt.Len != before.Len || alt.Session != before.Session {
+		t.Errorf("the alternate: %+v %v %v", alt, ok, err)
+	}
+	w.refuse(c.Stored(mended, w.off), ErrDuplicate)
+
+	// Trees that were stored meanwhile are mended too: same links here, kept twice.
+	w.store(c, tree)
+	if !present(tree.Name) || w.block(c, good.Name).Count != 2 || w.block(c, bad.Name).Count != 3 {
+		t.Errorf("tree %v, its children have %d and %d references", present(tree.Name), w.block(c, good.Name).Count, w.block(c, bad.Name).Count)
+	}
+	if raw, _ := w.rows.Get(append([]byte{rowAltLinks}, func() []byte { k := blockKey(0, 0, tree.Name); return append(k[1:], u32(0)...) }()...)); len(raw) != 64 {
+		t.Errorf("links of the alternate: %d bytes", len(raw))
+	}
+	w.store(c, root)
+	w.accept(c, c.Commit(root.Name))
+	w.store(c, tree2)
+	if got := w.block(c, root.Name).Count; got != 2 {
+		t.Errorf("the root has %d references", got)
+	}
+	// The honest machine's archives are not suspect, the thief's is.
+	part, _, err := rd.Archives(c.Vault)
+	if err != nil || len(part.Archives) != 3 || part.Archives[0].Suspect || !part.Archives[1].Suspect || part.Archives[2].Suspect {
+		t.Errorf("%+v %v", part.Archives, err)
+	}
+}
+
+// Before the revocation's own time a good machine may have linked to anything; in a session that it opened
+// later it cannot, even within the same millisecond.
+func TestTreesAfterARevocationAreThere(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	thief, r := c.Another()
+	w.accept(c, r)
+	w.accept(c, c.Open())
+	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: thief.Signer(), Since: 0}.Encode()))
+	a := c.Chunk(1, 10)
+	w.store(c, a)
+	tree := c.Over(holdfast.KindTree, 1, a.Name)
+	w.store(c, tree)
+	if _, ok, _ := NewReader(w.rows).Present(c.Vault, c.Group, tree.Name); ok {
+		t.Error("a tree of the same millisecond is trusted")
+	}
+	w.accept(c, c.Open())
+	w.store(c, tree)
+	if _, ok, _ := NewReader(w.rows).Present(c.Vault, c.Group, tree.Name); !ok {
+		t.Error("a tree of a later session is not there")
+	}
+}
+
+func TestVaultsAreNumbered(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.enrolled(1), w.enrolled(2)
+	r := NewReader(w.rows)
+	if n, err := r.Vaults(); err != nil || n != 2 {
+		t.Fatalf("%d vaults, %v", n, err)
+	}
+	for i, want := range []holdfast.VaultID{a.Vault, b.Vault} {
+		if got, ok, err := r.VaultNo(uint32(i)); err != nil || !ok || got != want {
+			t.Errorf("vault %d is %s", i, got)
+		}
+	}
+	if _, ok, _ := r.VaultNo(2); ok {
+		t.Error("there is a third")
+	}
+	w.accept(a, a.ByOwner(history.TypeFreeze, nil))
+	if v, _, _ := r.Vault(a.Vault); !v.Frozen || v.Service != (history.Link{}) {
+		t.Errorf("%+v", v)
+	}
+	if v, _, _ := r.Vault(b.Vault); v.Frozen {
+		t.Error("another vault is frozen")
+	}
+}
+
+// A record cites a head of the history that it goes into, or is refused.
+func TestRecordsMustHaveSeenThisHistory(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	r := NewReader(w.rows)
+	raw, err := r.History(c.Vault, 0, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := history.ReadEntry(enc.NewReader(raw))
+	w.refuse(w.entry(c.Citing(1, holdfast.Head{9}), c.Vault), history.ErrSeen)
+	w.refuse(w.entry(c.Citing(3, first.Head), c.Vault), history.ErrSeen)
+	w.accept(c, c.Citing(1, first.Head))
+}
