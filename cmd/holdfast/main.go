@@ -73,7 +73,7 @@ be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted
 	f.StringVar(&g.key, "key", "", "this machine's key `FILE` (default $HOLDFAST_KEY, else "+defaultKey()+")")
 	f.StringVar(&g.cache, "cache", "", "`DIR` for what can be made anew (default "+defaultCache()+")")
 	f.DurationVar(&g.patience, "patience", remote.DefaultPatience, "how long to keep trying when the service does not answer")
-	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newKey(g))
+	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newPrune(g), newPolicy(g), newConfirm(g), newKey(g))
 	return root
 }
 
