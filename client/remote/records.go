@@ -88,7 +88,13 @@ func (c *Client) take(e history.Entry) error {
 	if err := c.vault.Follow(e, ed25519.PublicKey(c.m.LogKey[:]), c.m.Hist); err != nil {
 		return err
 	}
-	return c.memory.check(c.vault)
+	if err := c.memory.check(c.vault); err != nil {
+		return err
+	}
+	if c.opt.Record != nil {
+		c.opt.Record(e)
+	}
+	return nil
 }
 
 // Enrol redeems the token that made m's account, creates the vault and enrols m in it. m.Vault must be

@@ -36,5 +36,6 @@ func newKey(g *globals) *cobra.Command {
 			return nil
 		},
 	})
+	key.AddCommand(newKeyList(g), newKeyRevoke(g))
 	return key
 }
