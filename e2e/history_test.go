@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -50,4 +51,44 @@ func TestHistoryAndRevoke(t *testing.T) {
 	c.has(c.ok("key", "revoke", machines[0].Machine[:8], "--since", "2020-01-01", "--owner", c.owner()), "2 archives of it suspect")
 	c.has(c.exits(1, "list"), "revoked")
 	c.exits(1, "thaw", "--owner", c.owner())
+}
+
+// TestInitRecover: the machine is gone; a bare one, the words and the service's address and keys get
+// everything back.
+func TestInitRecover(t *testing.T) {
+	s := newService(t)
+	c := newClient(t, s)
+	dir := scratch(t)
+	tree := smallTree(t, dir, "tree", 1, 50)
+	c.ok("create", "-C", dir, "s", "tree")
+	fields := map[string]string{}
+	for line := range strings.Lines(c.ok("key", "show").stdout) {
+		if k, v, ok := strings.Cut(line, "  "); ok {
+			fields[k] = strings.TrimSpace(v)
+		}
+	}
+	bare := unenrolled(t)
+	keys := []string{"init", "--recover", "--address", fields["service"], "--service-key", fields["service key"], "--log-key", fields["log key"]}
+	if out, code := bare.typed("one two three", keys...); code != 2 {
+		t.Errorf("without the words: exit %d\n%s", code, out)
+	}
+	if out, code := bare.typed(c.words(), keys[:4]...); code != 2 {
+		t.Errorf("without the service's keys: exit %d\n%s", code, out)
+	}
+	stranger := newClient(t, newService(t))
+	if out, code := bare.typed(stranger.words(), keys...); code != 1 || !strings.Contains(out, "no vault of this owner") {
+		t.Errorf("with the words of a vault elsewhere: exit %d\n%s", code, out)
+	}
+	if out, code := bare.typed(c.words(), keys...); code != 0 || !strings.Contains(out, "freshness unverified") {
+		t.Fatalf("with the words: exit %d\n%s", code, out)
+	}
+	bare.ok("extract", "s", "--target", filepath.Join(dir, "out"))
+	same(t, tree, filepath.Join(dir, "out", "tree"))
+	bare.ok("create", "-C", dir, "s", "tree")
+
+	third := unenrolled(t)
+	third.ok("init", "--recover", "--owner", c.owner(), "--write-only")
+	third.exits(1, "verify")
+	third.ok("create", "-C", dir, "s", "tree")
+	bare.ok("verify")
 }
