@@ -137,3 +137,49 @@ func TestFreezeAndThaw(t *testing.T) {
 	writer.ok("freeze", "--owner", writer.owner())
 	writer.ok("thaw", "--owner", writer.owner())
 }
+
+// TestPolicyAndPrune sets policies, and prunes with the same rules; what is shown beforehand is what happens.
+func TestPolicyAndPrune(t *testing.T) {
+	s := newService(t)
+	c := newClient(t, s)
+	a := c.several("s", 5)
+	c.exits(2, "prune", "s")
+	c.exits(2, "prune", "s", "--keep-within", "3")
+	c.exits(1, "prune", "other", "--keep-last", "1")
+	dry := c.ok("prune", "s", "--keep-last", "3", "--dry-run").stdout
+	if strings.Count(dry, "  stays  last ") != 3 || strings.Count(dry, "  goes   no rule keeps it") != 2 {
+		t.Errorf("prune --dry-run says\n%s", dry)
+	}
+	for _, x := range c.archives() {
+		if x.State != "live" {
+			t.Errorf("--dry-run deleted %s", x.Archive)
+		}
+	}
+	c.has(c.ok("prune", "s", "--keep-last", "3"), "deleted 2 archives")
+	for i, x := range c.archives() {
+		if (x.State == "deleted") != (i < 2) {
+			t.Errorf("archive %d is %s", i, x.State)
+		}
+	}
+	c.has(c.ok("prune", "s", "--keep-daily", "1", "--keep-within", "1d"), "keep every archive")
+	c.has(c.exits(1, "prune", "s", "--keep-last", "1"), "--owner FILE")
+	c.ok("undelete", a[0].Archive)
+
+	c.exits(2, "policy", "set", "s", "--owner", c.owner())
+	c.exits(2, "policy", "set", "s", "--keep-all", "--keep-last", "1", "--owner", c.owner())
+	c.exits(1, "policy", "set", "typo", "--keep-last", "1", "--owner", c.owner())
+	c.ok("policy", "set", "s", "--keep-last", "3", "--keep-within", "8w", "--owner", c.owner())
+	c.ok("policy", "set", "--keep-all", "--owner", c.owner())
+	c.has(c.ok("policy", "show"), "series s: keep 3 last, all within 56 days\n")
+	c.has(c.ok("policy", "show"), "every other series: keep everything\n")
+	if !json.Valid([]byte(c.ok("policy", "show", "--json").stdout)) {
+		t.Error("policy show --json is not JSON")
+	}
+	c.exits(1, "confirm", "typo", "--owner", c.owner())
+	c.ok("confirm", "s", "--owner", c.owner())
+	s.stop()
+	s.start() // the policies run: nothing is 30 days old
+	if n := len(c.archives()); n != 5 {
+		t.Errorf("%d archives are left of 5", n)
+	}
+}

@@ -30,7 +30,14 @@
 //	logSig  Ed25519 by the service's log key over "holdfast/1/headsig" 0x00 vault n head
 //	entry   n u64, time i64, head 32, logSig 64, record
 //
-// A client that remembers one head finds a rollback, an omission or a fork at its next contact.
+// A client that remembers one head finds a rollback, an omission or a fork at its next contact. A record that
+// cites a head of another history than the one that it is in is refused by all.
+//
+// # Rules
+//
+// Vault holds what the records of a vault add up to, and decides which record may come next: who signs it,
+// and what may be deleted when. Service and client both run it. docs/format/5-rights-and-deletion.md says it
+// in words; no rule looks at a client's clock.
 package history
 
 import (

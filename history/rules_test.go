@@ -577,3 +577,59 @@ func TestNewFieldsRefuse(t *testing.T) {
 		}
 	}
 }
+
+// A service that deletes what it may not, with records that its own log key signs, is found by every client
+// that follows the history.
+func TestServiceThatDeletesTooMuchIsFound(t *testing.T) {
+	s := begun(t)
+	a := s.commits(t, 9, 6)
+	s.add(t, s.next(t, TypeDelete, names(a[0])))
+	s.add(t, s.next(t, TypePolicy, Policy{Series: holdfast.SeriesID{9}, Last: 3}.Encode()))
+	frozen := func(s *story) { s.add(t, s.next(t, TypeFreeze, nil)) }
+	jumped := func(s *story) { s.commit(t, 9, Counts{}) }
+	other := key(60)
+	for _, c := range []struct {
+		what  string
+		first func(*story)
+		after int64 // ns, from the last record to the lie
+		lie   func(s *story) Record
+		want  error
+	}{
+		{"expires what the policy keeps", nil, 60 * day, func(s *story) Record { return s.next(t, TypeExpire, names(a[5])) }, ErrKept},
+		{"expires what is young", nil, 20 * day, func(s *story) Record { return s.next(t, TypeExpire, names(a[1])) }, ErrTooEarly},
+		{"expires in a series that jumped", jumped, 60 * day, func(s *story) Record { return s.next(t, TypeExpire, names(a[1])) }, ErrJumped},
+		{"expires while frozen", frozen, 60 * day, func(s *story) Record { return s.next(t, TypeExpire, names(a[1])) }, ErrFrozen},
+		{"purges early", nil, 7*day - 10, func(s *story) Record { return s.next(t, TypePurge, names(a[0])) }, ErrTooEarly},
+		{"purges while frozen", frozen, 60 * day, func(s *story) Record { return s.next(t, TypePurge, names(a[0])) }, ErrFrozen},
+		{"purges what is live", nil, 60 * day, func(s *story) Record { return s.next(t, TypePurge, names(a[5])) }, ErrState},
+		{"deletes in the owner's place", nil, 1, func(s *story) Record {
+			return SignByService(Body{Type: TypeDelete, Vault: s.v.ID, Fields: names(a[5])}, log)
+		}, ErrSigner},
+		{"thaws", frozen, 1, func(s *story) Record { return SignByService(Body{Type: TypeThaw, Vault: s.v.ID}, log) }, ErrSigner},
+		{"has another key expire", nil, 60 * day, func(s *story) Record {
+			return SignByService(Body{Type: TypeExpire, Vault: s.v.ID, Fields: names(a[1])}, other)
+		}, ErrSigner},
+		{"repeats its own record", nil, 60 * day, func(s *story) Record {
+			r := s.next(t, TypeExpire, names(a[1]))
+			s.time += 60 * day
+			s.add(t, r)
+			return r
+		}, ErrChain},
+		{"sets the clock back", nil, -1, func(s *story) Record { return s.next(t, TypeFreeze, nil) }, ErrOrder},
+	} {
+		told := &story{v: *s.v.Clone(), time: s.time}
+		if c.first != nil {
+			c.first(told)
+		}
+		r := c.lie(told)
+		at := told.time + c.after
+		e := Stamp(told.v.ID, told.v.N+1, told.v.Head, at, r, log)
+		n := told.v.N
+		if err := told.v.Follow(e, log.Public().(ed25519.PublicKey), hist); !errors.Is(err, c.want) {
+			t.Errorf("the service %s: %v, want %v", c.what, err, c.want)
+		}
+		if told.v.N != n {
+			t.Errorf("the service %s: the client followed", c.what)
+		}
+	}
+}

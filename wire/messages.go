@@ -23,6 +23,7 @@ const (
 	PathHello   = Prefix + "/hello"                 // GET -> Hello; any key
 	PathRedeem  = Prefix + "/redeem"                // POST Redeem -> Redeemed; any key
 	PathRecords = Prefix + "/records"               // POST record (binary) -> entry (binary), once it is durable: of every type but open
+	PathVaults  = Prefix + "/vaults/{owner}"        // GET -> Vaults; any key; owner in hex
 	PathHistory = Prefix + "/history"               // GET ?after=N -> entries (binary), at most MaxHistory bytes; empty at the end
 	PathSession = Prefix + "/sessions"              // POST open record (binary) -> entry (binary), once it is durable; opens the session
 	PathHave    = Prefix + "/sessions/{sid}/have"   // POST names (binary) -> one byte a name, 1 for present
@@ -80,6 +81,11 @@ type Redeem struct {
 // Redeemed answers Redeem.
 type Redeemed struct {
 	Account string `json:"account"`
+}
+
+// Vaults answers which vaults an owner key made, for who has nothing but the owner's 24 words.
+type Vaults struct {
+	Vaults []string `json:"vaults"` // hex
 }
 
 // Stored answers an upload of blocks; all of them are durable.

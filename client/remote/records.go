@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"holdfast"
@@ -88,7 +89,13 @@ func (c *Client) take(e history.Entry) error {
 	if err := c.vault.Follow(e, ed25519.PublicKey(c.m.LogKey[:]), c.m.Hist); err != nil {
 		return err
 	}
-	return c.memory.check(c.vault)
+	if err := c.memory.check(c.vault); err != nil {
+		return err
+	}
+	if c.opt.Record != nil {
+		c.opt.Record(e)
+	}
+	return nil
 }
 
 // Enrol redeems the token that made m's account, creates the vault and enrols m in it. m.Vault must be
@@ -121,6 +128,58 @@ func (c *Client) Enrol(ctx context.Context, token wire.Token, owner ed25519.Priv
 		return fmt.Errorf("enrol machine: %w: the record is not in the vault's history", history.ErrOrder)
 	}
 	return c.memory.keep(c.vault)
+}
+
+// Vaults asks which vaults an owner key made. The answer is not verified; Return does that.
+func (c *Client) Vaults(ctx context.Context, owner [32]byte) ([]holdfast.VaultID, error) {
+	b, err := c.call(ctx, http.MethodGet, strings.Replace(wire.PathVaults, "{owner}", hex.EncodeToString(owner[:]), 1), nil, wire.MaxJSON)
+	if err != nil {
+		return nil, fmt.Errorf("look for the owner's vault: %w", err)
+	}
+	var v wire.Vaults
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, fmt.Errorf("look for the owner's vault: %w: %w", ErrProtocol, err)
+	}
+	ids := make([]holdfast.VaultID, len(v.Vaults))
+	for i, s := range v.Vaults {
+		raw, err := hex.DecodeString(s)
+		if err != nil || len(raw) != len(ids[i]) {
+			return nil, fmt.Errorf("look for the owner's vault: %w", ErrProtocol)
+		}
+		copy(ids[i][:], raw)
+	}
+	return ids, nil
+}
+
+// Return enrols this machine, which the service does not know, in the vault m.Vault, and verifies the
+// vault's whole history.
+func (c *Client) Return(ctx context.Context, owner ed25519.PrivateKey) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var at history.Link // the history may be read only afterwards: the service says where the owner's chain stands
+	for try := 1; ; try++ {
+		r := history.Sign(history.Body{
+			Type: history.TypeEnrol, Vault: c.m.Vault, Seq: at.Seq, Prev: at.Prev, Time: time.Now().UnixNano(), Fields: c.m.Enrol().Encode(),
+		}, owner, c.m.Hist)
+		err := c.post(ctx, wire.PathRecords, r)
+		var we *wire.Error
+		if errors.As(err, &we) && we.Code == wire.CodeStaleChain && we.Chain != nil && try < maxSign {
+			prev, derr := hex.DecodeString(we.Chain.Prev)
+			if derr != nil || len(prev) != len(at.Prev) {
+				return fmt.Errorf("enrol machine: %w", ErrProtocol)
+			}
+			at.Seq = we.Chain.Seq
+			copy(at.Prev[:], prev)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("enrol machine: %w", err)
+		}
+		if _, ok := c.vault.Machines[c.m.Signer()]; !ok || c.vault.Genesis.OwnerKey != c.m.Owner {
+			return fmt.Errorf("enrol machine: %w: it is not in a vault of this owner", history.ErrOrder)
+		}
+		return c.memory.keep(c.vault)
+	}
 }
 
 // Genesis returns the record that creates a vault of this owner; its ID is the vault's ID.

@@ -46,6 +46,7 @@ type Options struct {
 	CacheDir    string        // where the last verified head is remembered; made if absent
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 	Notify      func(message string) // is told one sentence when the client begins to wait; may be nil
+	Record      func(history.Entry)  // is told every entry of the history, verified, in order; may be nil
 }
 
 // UnavailableError says that the service could not be reached, or would not serve, for the whole of the

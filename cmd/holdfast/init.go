@@ -21,15 +21,26 @@ import (
 func newInit(g *globals) *cobra.Command {
 	var tokenText, ownerPath string
 	var writeOnly bool
+	var back recovery
 	cmd := &cobra.Command{
 		Use:   "init --token TOKEN|- [--key FILE] [--owner FILE] [--write-only]",
 		Short: "Make a vault and this machine's key file",
 		Long: `Init redeems a token from the service's operator, makes a new vault, and writes this machine's key file.
 
 The owner's key, which can do everything and get everything back, is shown once as 24 recovery words to
-write down, or written to the file that --owner names. Keep it away from this machine.`,
+write down, or written to the file that --owner names. Keep it away from this machine.
+
+With --recover it enrols this machine, which may be bare, in the vault that is there: with the owner's file that
+--owner names, or with the 24 words from standard input and --address, --service-key and --log-key, which
+` + "`holdfast key show`" + ` shows on any machine of the vault and the operator knows.`,
 		Args: args(cobra.NoArgs, "holdfast init --token TOKEN|- [--key FILE] [--owner FILE] [--write-only]"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if back.wanted {
+				if tokenText != "" {
+					return usage("say either --token for a new vault or --recover for one that is there")
+				}
+				return back.run(cmd, g, ownerPath, writeOnly)
+			}
 			if tokenText == "" {
 				return usage("init needs the token that the service's operator gave you; pass it with --token, or - to read it from standard input")
 			}
@@ -66,6 +77,10 @@ write down, or written to the file that --owner names. Keep it away from this ma
 	f := cmd.Flags()
 	f.StringVar(&tokenText, "token", "", "the operator's `TOKEN`, or - to read it from standard input")
 	f.StringVar(&ownerPath, "owner", "", "write the owner's key to this new `FILE` instead of showing 24 words")
+	f.BoolVar(&back.wanted, "recover", false, "enrol this machine in the owner's vault that is there")
+	f.StringVar(&back.address, "address", "", "with --recover: the service's `HOST:PORT`")
+	f.StringVar(&back.serviceKey, "service-key", "", "with --recover: the service's public key, `HEX`")
+	f.StringVar(&back.logKey, "log-key", "", "with --recover: the service's public log key, `HEX`")
 	f.BoolVar(&writeOnly, "write-only", false, "this machine may write, but neither read nor delete")
 	return cmd
 }

@@ -31,10 +31,11 @@ func newKey(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "key file  %s\nservice   %s\nvault     %s\nmachine   %s\ngroup     %s\nrights    %s\nchunks    %d KiB on average\n",
-				path, m.Address, m.Vault, m.Signer(), m.Group, m.Rights, m.Chunk>>10)
+			fmt.Fprintf(cmd.OutOrStdout(), "key file  %s\nservice   %s\nvault     %s\nmachine   %s\ngroup     %s\nrights    %s\nchunks    %d KiB on average\nservice key  %x\nlog key      %x\n",
+				path, m.Address, m.Vault, m.Signer(), m.Group, m.Rights, m.Chunk>>10, m.ServiceKey, m.LogKey)
 			return nil
 		},
 	})
+	key.AddCommand(newKeyList(g), newKeyRevoke(g))
 	return key
 }

@@ -73,7 +73,7 @@ be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted
 	f.StringVar(&g.key, "key", "", "this machine's key `FILE` (default $HOLDFAST_KEY, else "+defaultKey()+")")
 	f.StringVar(&g.cache, "cache", "", "`DIR` for what can be made anew (default "+defaultCache()+")")
 	f.DurationVar(&g.patience, "patience", remote.DefaultPatience, "how long to keep trying when the service does not answer")
-	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newKey(g))
+	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newPrune(g), newPolicy(g), newConfirm(g), newHistory(g), newKey(g))
 	plain(root)
 	return root
 }
@@ -139,11 +139,15 @@ func (g *globals) cacheDir(m *keyring.Machine) string {
 
 // dial returns a client for m's service.
 func (g *globals) dial(m *keyring.Machine, say func(string)) *remote.Client {
+	return remote.Dial(m, g.options(m, say))
+}
+
+func (g *globals) options(m *keyring.Machine, say func(string)) remote.Options {
 	patience := g.patience
 	if patience == 0 {
 		patience = -1
 	}
-	return remote.Dial(m, remote.Options{Patience: patience, CacheDir: g.cacheDir(m), Notify: say})
+	return remote.Options{Patience: patience, CacheDir: g.cacheDir(m), Notify: say}
 }
 
 // connect reads the key file and returns a client for its service.

@@ -33,7 +33,6 @@ And a start finds its own view on the chain that it accepts.
 @large three owners:          -DNE=3 -DNS=3
 @large three owners, X:       -DNE=3 -DNS=3 -DRETIRE -DPAGES
 @large three owners, view:    -DNE=3 -DNS=3 -DVIEW -DPAGES
-@large three owners, sweep:   -DNE=3 -DNS=3 -DSWEEP -DPAGES
 @fails NOREAD:                -DNE=2 -DV_NOREAD
 @fails PERSEG:                -DNE=2 -DV_PERSEG
 @fails LISTFIRST:             -DNE=2 -DV_LISTFIRST

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -472,4 +473,100 @@ func TestIdleOwnerNotices(t *testing.T) {
 		_ = j.Close(t.Context())
 		mustClose(t, heir)
 	})
+}
+
+// Two owners are paused at random, the second while it takes over from the first or later; a third one takes
+// over from both. They go on in either order.
+func TestThreeOwners(t *testing.T) {
+	seeds := uint64(40)
+	if testing.Short() {
+		seeds = 5
+	}
+	for seed := range seeds {
+		ok := t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { threeOwners(t, rand.New(rand.NewPCG(seed, 3))) })
+		})
+		if !ok {
+			return
+		}
+	}
+}
+
+func threeOwners(t *testing.T, r *rand.Rand) {
+	ctx := context.Background()
+	store := sim.New(1).Store()
+	type owner struct {
+		*client
+		g    *gate
+		done chan error
+	}
+	var owners []*owner
+	for i := range 2 {
+		b := store.Connect(uint64(i))
+		o := &owner{
+			client: &client{Customer: viewtest.New(i + 1)},
+			g:      newGate(b, 1+2*i+r.IntN(60), r.IntN(2) == 0), done: make(chan error, 1),
+		}
+		owners = append(owners, o)
+		cfg := config(b)
+		// One that may take over and is paused before its claim does so later, rightly: the second has claimed.
+		cfg.Host, cfg.Takeover = [16]byte{byte(i + 1)}, i == 1
+		go func() {
+			j, err := Open(ctx, cfg)
+			if err != nil {
+				o.done <- err
+				return
+			}
+			o.j = j
+			run := 0
+			if err = o.drive(ctx, &run, 2); err == nil {
+				_, err = j.Sweep(ctx)
+			}
+			if err == nil {
+				err = o.drive(ctx, &run, 4)
+			}
+			<-j.Stopped() // by watch, if by nothing else
+			o.done <- errors.Join(err, j.Err())
+			_ = j.Close(ctx)
+		}()
+		<-o.g.paused
+		synctest.Wait()
+	}
+	cfg := config(store.Connect(3))
+	cfg.Host, cfg.Takeover = [16]byte{3}, true
+	heir := mustOpen(t, cfg)
+	c, run := &client{Customer: viewtest.New(3), j: heir}, 0
+	if err := c.drive(ctx, &run, 1); err != nil {
+		t.Fatal(err)
+	}
+	if r.IntN(2) == 0 {
+		if _, err := heir.Sweep(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.IntN(2) == 0 {
+		owners[0], owners[1] = owners[1], owners[0]
+	}
+	for _, o := range owners {
+		close(o.g.opened)
+		if err := <-o.done; !errors.Is(err, ErrLost) && !errors.Is(err, ErrStopped) && o.j != nil {
+			t.Fatalf("paused at %s, it ended with: %v", o.g.where(), err)
+		}
+		time.Sleep(time.Duration(r.IntN(3)) * time.Minute)
+	}
+	if err := c.drive(ctx, &run, 2); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, o := range append(owners, &owner{client: c}) {
+			o.check(t, heir)
+		}
+		checkStore(t, store, heir)
+		if _, err := heir.Sweep(ctx); err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, heir)
+		heir = mustOpen(t, cfg)
+	}
+	mustClose(t, heir)
 }

@@ -113,6 +113,9 @@ func (s *Server) record(w http.ResponseWriter, r *http.Request, c caller) (histo
 	if c.standing == enrolled && b.Type != history.TypeGenesis && b.Vault != c.machine.Vault {
 		return rec, b, refusal(wire.CodeForbidden, "This machine belongs to another vault than the record names.")
 	}
+	if c.standing == unknown {
+		return rec, b, s.mayReturn(c, rec, b)
+	}
 	switch b.Type {
 	case history.TypeGenesis:
 		err = s.mayCreate(c, holdfast.VaultID(rec.ID()))
@@ -157,6 +160,58 @@ func (s *Server) mayHandIn(c caller, b history.Body) error {
 		err = refusal(wire.CodeForbidden, "This record is signed by another machine than the one that sends it.")
 	}
 	return err
+}
+
+// mayReturn lets a key that the service does not know hand in one thing: its own enrolment in a vault that
+// is there, signed by that vault's owner. So somebody with the 24 words and a new machine comes back.
+func (s *Server) mayReturn(c caller, rec history.Record, b history.Body) error {
+	if b.Type != history.TypeEnrol {
+		return errUnknownKey
+	}
+	e, err := history.ParseEnrol(b.Fields)
+	if err != nil {
+		return err
+	}
+	v, ok, err := s.j.Acked().Vault(b.Vault)
+	switch {
+	case err != nil:
+		return err
+	case !ok || e.TLSKey != c.key || rec.Verify(v.Genesis.OwnerKey[:]) != nil:
+		return errUnknownKey
+	}
+	return nil
+}
+
+// vaults answers which vaults an owner key made. Who asks must know that key, which is in no place but in
+// the vault's own records and key files.
+func (s *Server) vaults(w http.ResponseWriter, r *http.Request, c caller) error {
+	var owner [32]byte
+	if err := parseHex(owner[:], r.PathValue("owner"), "owner key in the path"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	view := s.j.Acked()
+	n, err := view.Vaults()
+	if err != nil {
+		return err
+	}
+	for ; s.owned < n; s.owned++ { // vaults are never renumbered: each is looked at once
+		id, _, err := view.VaultNo(s.owned)
+		if err != nil {
+			return err
+		}
+		v, _, err := view.Vault(id)
+		if err != nil {
+			return err
+		}
+		s.owners[v.Genesis.OwnerKey] = append(s.owners[v.Genesis.OwnerKey], id)
+	}
+	found := wire.Vaults{Vaults: []string{}}
+	for _, id := range s.owners[owner] {
+		found.Vaults = append(found.Vaults, id.String())
+	}
+	return writeJSON(w, http.StatusOK, found)
 }
 
 // mayCreate lets a connection key create one vault.

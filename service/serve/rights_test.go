@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"testing"
@@ -186,4 +187,37 @@ func TestRevokedKeyIsRefusedAtOnce(t *testing.T) {
 func signer(c *client) holdfast.SignerID {
 	p := pub(c.sign)
 	return history.SignerOf(p[:])
+}
+
+// TestReturn: a key that nobody knows enrols itself with the owner's signature, and does nothing else.
+func TestReturn(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.customer("a", holdfast.RightsAll)
+		w.ok(c.ownerSays(history.TypeFreeze, nil), "freeze")
+		vaults := func(m *client, owner [32]byte) (v wire.Vaults) {
+			b, err := m.do("GET", "/v1/vaults/"+hex.EncodeToString(owner[:]), nil)
+			w.ok(errors.Join(err, json.Unmarshal(b, &v)), "vaults")
+			return v
+		}
+		m := *c
+		m.tls, m.sign, m.chain = newKey(), newKey(), history.Link{}
+		m.connect("h2")
+		if v := vaults(&m, pub(c.owner)); len(v.Vaults) != 1 || v.Vaults[0] != c.vault.String() {
+			w.Errorf("the owner's vaults are %v", v)
+		}
+		if v := vaults(&m, pub(m.sign)); len(v.Vaults) != 0 {
+			w.Errorf("a stranger's vaults are %v", v)
+		}
+		post := func(r history.Record) error { _, err := m.record(wire.PathRecords, r); return err }
+		w.want(wire.CodeUnknownKey, post(c.byOwner(history.TypeThaw, nil)), "an owner's record that does not enrol")
+		w.want(wire.CodeUnknownKey, post(c.enrol(w.stranger(), holdfast.RightsAll)), "the enrolment of another key")
+		thief := m
+		thief.owner = newKey()
+		w.want(wire.CodeUnknownKey, post(thief.enrol(&m, holdfast.RightsAll)), "an enrolment that the owner did not sign")
+		blind := *c
+		blind.own = history.Link{}
+		w.want(wire.CodeStaleChain, post(blind.enrol(&m, holdfast.RightsAll)), "an enrolment that does not continue the owner's chain")
+		w.ok(post(c.enrol(&m, holdfast.RightsAll)), "enrolment")
+		m.open()
+	})
 }

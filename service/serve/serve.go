@@ -76,6 +76,9 @@ type Server struct {
 	// created says which vault a connection key created since this process began: one is enough, and
 	// more would be a way to fill the journal for nothing.
 	created map[[32]byte]holdfast.VaultID
+	// owners says which vaults an owner key made, of the first owned vaults of the view.
+	owners map[[32]byte][]holdfast.VaultID
+	owned  uint32
 }
 
 // New returns a Server.
@@ -90,6 +93,7 @@ func New(cfg Config) *Server {
 		requests: map[party]int{},
 		sessions: map[holdfast.SessionID]*session{},
 		created:  map[[32]byte]holdfast.VaultID{},
+		owners:   map[[32]byte][]holdfast.VaultID{},
 	}
 }
 
@@ -213,6 +217,8 @@ const (
 	enrolled          // is a machine of a vault
 )
 
+var errUnknownKey = refusal(wire.CodeUnknownKey, "This service does not know this machine's key; redeem a token first, or ask the owner to enrol it.")
+
 // errRevoked answers every request but hello of a machine whose key was revoked.
 var errRevoked = refusal(wire.CodeRevoked, "This machine's key was revoked by the vault's owner.")
 
@@ -259,7 +265,8 @@ func (s *Server) Handler() http.Handler {
 	}{
 		{http.MethodGet, wire.PathHello, unknown, 0, s.hello},
 		{http.MethodPost, wire.PathRedeem, unknown, 0, s.redeem},
-		{http.MethodPost, wire.PathRecords, redeemed, 0, s.records},
+		{http.MethodPost, wire.PathRecords, unknown, 0, s.records},
+		{http.MethodGet, wire.PathVaults, unknown, 0, s.vaults},
 		{http.MethodGet, wire.PathHistory, enrolled, 0, s.history},
 		{http.MethodPost, wire.PathSession, enrolled, holdfast.RightWrite, s.open},
 		{http.MethodPost, wire.PathHave, enrolled, holdfast.RightWrite, s.have},
@@ -336,10 +343,10 @@ func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.H
 		}
 		switch {
 		case err != nil:
-		case c.revoked() && need > unknown:
+		case c.revoked() && r.Pattern != http.MethodGet+" "+wire.PathHello:
 			err = errRevoked
 		case c.standing < need && c.standing == unknown:
-			err = refusal(wire.CodeUnknownKey, "This service does not know this machine's key; redeem a token first, or ask the owner to enrol it.")
+			err = errUnknownKey
 		case c.standing < need:
 			err = refusal(wire.CodeUnknownKey, "This machine's key has an account but is not enrolled in a vault.")
 		case c.standing == enrolled && !c.machine.Enrol.Rights.Has(right):

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast"
+	"holdfast/history"
+)
+
+// machineDoc is one enrolled machine in JSON.
+type machineDoc struct {
+	Machine  string     `json:"machine"`
+	Rights   string     `json:"rights"`
+	Group    string     `json:"group"`
+	Archives int        `json:"archives"`       // that are not purged
+	Last     *time.Time `json:"last,omitempty"` // its newest archive
+	Revoked  *time.Time `json:"revoked_since,omitempty"`
+	This     bool       `json:"this,omitempty"` // whose key file was used
+}
+
+func newKeyList(g *globals) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the machines of the vault",
+		Args:  args(cobra.NoArgs, "holdfast key list [--json]"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, c, err := g.connect(warn)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			fresh := c.Fresh()
+			h, err := c.History(cmd.Context())
+			if err != nil {
+				return err
+			}
+			sayFresh(fresh)
+			docs := []machineDoc{}
+			for _, id := range slices.SortedFunc(maps.Keys(h.Machines), func(a, b holdfast.SignerID) int { return slices.Compare(a[:], b[:]) }) {
+				x := h.Machines[id]
+				d := machineDoc{Machine: id.String(), Rights: x.Enrol.Rights.String(), Group: x.Enrol.Group.String(), This: id == m.Signer()}
+				if x.Revoked != 0 {
+					t := time.Unix(0, x.Since).UTC()
+					d.Revoked = &t
+				}
+				for _, a := range h.Archives {
+					if a.Signer == id {
+						t := time.Unix(0, a.Time).UTC()
+						d.Archives, d.Last = d.Archives+1, &t
+					}
+				}
+				docs = append(docs, d)
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return writeDoc(out, docs)
+			}
+			for _, d := range docs {
+				last, marks := "never", ""
+				if d.Last != nil {
+					last = d.Last.Format(time.RFC3339)
+				}
+				if d.Revoked != nil {
+					marks += "  revoked since " + d.Revoked.Format(time.RFC3339)
+				}
+				if d.This {
+					marks += "  this machine"
+				}
+				fmt.Fprintf(out, "%.16s  group %.8s  %-17s  %d archives, the newest %s%s\n", d.Machine, d.Group, d.Rights, d.Archives, last, marks)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
+	return cmd
+}
+
+func newKeyRevoke(g *globals) *cobra.Command {
+	var owner ownerFlag
+	var since string
+	cmd := &cobra.Command{
+		Use:   "revoke MACHINE [--since TIME] [--owner FILE]",
+		Short: "Take all rights from a machine, at once and for good",
+		Long: `Revoke takes all rights from MACHINE, of which the beginning of what ` + "`holdfast key list`" + ` shows is enough. With
+--since, what it did from that time on is suspect: its archives are marked and no policy removes them, and nobody
+deduplicates against what it stored. Give the time when the key may have been stolen. The owner signs.`,
+		Args: args(cobra.ExactArgs(1), "holdfast key revoke MACHINE [--since TIME] [--owner FILE]"),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			at := int64(math.MaxInt64) // the service's stamp counts then
+			if since != "" {
+				t, err := parseTime(since)
+				if err != nil {
+					return err
+				}
+				at = t.UnixNano()
+			}
+			m, c, err := g.connect(warn)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			h, err := c.History(cmd.Context())
+			if err != nil {
+				return err
+			}
+			id, err := findMachine(h, a[0])
+			if err != nil {
+				return err
+			}
+			after, err := owner.submit(cmd, m, c, history.TypeRevoke, history.Revoke{Signer: id, Since: at}.Encode())
+			if err != nil {
+				return err
+			}
+			suspect := 0
+			for _, x := range after.Archives {
+				if x.Suspect && x.Signer == id {
+					suspect++
+				}
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "revoked machine %.16s; %s of it suspect\n", id, plural(uint64(suspect), "archive"))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&since, "since", "", "what it did since this `TIME` is suspect: 2006-01-02 or 2006-01-02T15:04:05Z")
+	owner.add(cmd, ownerAlways)
+	return cmd
+}
+
+func parseTime(s string) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339Nano, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil && t.Year() > 1970 && t.Year() < 2200 {
+			return t, nil
+		}
+	}
+	return time.Time{}, usage("%q is no time; write 2006-01-02 (UTC) or 2006-01-02T15:04:05Z", s)
+}
+
+// findMachine returns the one machine whose ID begins so.
+func findMachine(h *history.Vault, prefix string) (id holdfast.SignerID, err error) {
+	n := 0
+	for x := range h.Machines {
+		if strings.HasPrefix(hex.EncodeToString(x[:]), strings.ToLower(prefix)) && len(prefix) >= 4 {
+			id = x
+			n++
+		}
+	}
+	switch n {
+	case 1:
+		return id, nil
+	case 0:
+		return id, fmt.Errorf("no machine %q; `holdfast key list` shows them, four digits are the least", prefix)
+	}
+	return id, fmt.Errorf("%d machines begin with %q; give more of it", n, prefix)
+}
