@@ -72,6 +72,23 @@ func quarantine(l listing, table []segment.Accepted, limit uint64) (q Quarantine
 	return q
 }
 
+// CheckClocks returns ErrClocks unless our clock, journal time and the store's clock agree within five minutes
+// (JOURNAL 14). Whatever ends a delay or deletes asks it first: a clock that jumped ahead would end every
+// delay at once, and journal time, which never runs backwards, stays ahead when the clock was set right again.
+func (j *Journal) CheckClocks(ctx context.Context) error {
+	store, err := j.cfg.Bucket.Now(ctx)
+	if err != nil {
+		return fmt.Errorf("read the store's clock: %w", err)
+	}
+	j.mu.RLock()
+	ahead := time.UnixMilli(j.time).Sub(store)
+	j.mu.RUnlock()
+	if skew := max(time.Since(store).Abs(), ahead); skew > maxSkew {
+		return fmt.Errorf("%w (by %s)", ErrClocks, skew.Round(time.Second))
+	}
+	return nil
+}
+
 // Quarantine lists the log and says what in it is not part of the journal.
 func (j *Journal) Quarantine(ctx context.Context) (Quarantine, error) {
 	l, err := list(ctx, j.cfg)
@@ -92,12 +109,8 @@ func (j *Journal) Sweep(ctx context.Context) (swept Quarantine, err error) {
 	if err := j.Err(); err != nil {
 		return swept, err
 	}
-	now, err := j.cfg.Bucket.Now(ctx)
-	if err != nil {
+	if err := j.CheckClocks(ctx); err != nil {
 		return swept, fmt.Errorf("sweep the quarantine: %w", err)
-	}
-	if skew := time.Since(now).Abs(); skew > maxSkew {
-		return swept, fmt.Errorf("sweep the quarantine: %w (by %s)", ErrClocks, skew.Round(time.Second))
 	}
 	q, err := j.Quarantine(ctx)
 	if err != nil {

@@ -35,7 +35,7 @@ func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, lo
 		done, err := Run(ctx, j, logKey)
 		switch {
 		case err != nil && ctx.Err() == nil && j.Err() == nil:
-			log.Error("policies did not run on every vault", "error", err)
+			log.Error("policies did not run, or not on every vault", "error", err)
 		case done != Done{}:
 			log.Info("policies ran", "expired", done.Expired, "purged", done.Purged)
 		}
@@ -49,9 +49,14 @@ func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, lo
 	}
 }
 
-// Run goes through all vaults once and returns when what it did is durable. A vault that fails does not
+// Run goes through all vaults once and returns when what it did is durable. It does nothing while the clocks
+// disagree: the error wraps journal.ErrClocks. A vault that fails does not
 // keep others from their turn. A crash anywhere leaves some records unmade; the next run makes them.
 func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (done Done, err error) {
+	// A clock that jumped ahead must not end every delay at once (JOURNAL 14).
+	if err := j.CheckClocks(ctx); err != nil {
+		return done, err
+	}
 	n, err := j.Acked().Vaults()
 	if err != nil {
 		return done, err

@@ -3,6 +3,7 @@ package policy_test
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,5 +141,38 @@ func TestScenarioS12(t *testing.T) {
 		if w.ok(err); b.Count != 6 {
 			t.Errorf("the root is counted %d times, with 6 archives left", b.Count)
 		}
+	})
+}
+
+// TestScenarioS16ClockJump lets a service's clock run a year ahead of the store's: nothing is purged.
+func TestScenarioS16ClockJump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1)}
+		w.open()
+		defer func() { w.ok(w.j.Close(context.Background())) }()
+		w.append(func(tx *journal.Tx) error {
+			for _, err := range []error{tx.Record(w.c.Account()), tx.Record(w.c.Token(1 << 62)), tx.Record(w.c.Redeemed())} {
+				w.ok(err)
+			}
+			return nil
+		})
+		w.record(w.c.Genesis())
+		w.record(w.c.Enrol())
+		w.record(w.c.Open())
+		root := w.c.Over(holdfast.KindArchive, 1)
+		w.append(func(tx *journal.Tx) error {
+			return tx.Stored(w.c.Session, root.Name, root.Kind, root.Links, root.Sealed)
+		})
+		r := w.c.Commit(root.Name)
+		w.record(r)
+		w.record(w.c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
+		year := 365 * day
+		w.pass(year)
+		w.bucket.Store().SetSkew(-year) // the store says that no time has passed
+		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); !errors.Is(err, journal.ErrClocks) || done != (policy.Done{}) {
+			t.Errorf("a clock that is a year ahead: %+v, %v", done, err)
+		}
+		w.bucket.Store().SetSkew(0)
+		w.run(0, 1) // the year has really passed
 	})
 }
