@@ -32,6 +32,27 @@ func (w *world) ok(err error) {
 	}
 }
 
+// newWorld returns a vault with a machine, an open session and one block that can be an archive's root. The
+// caller closes its journal.
+func newWorld(t *testing.T) (*world, viewtest.Block) {
+	w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1)}
+	w.open()
+	w.append(func(tx *journal.Tx) error {
+		for _, err := range []error{tx.Record(w.c.Account()), tx.Record(w.c.Token(1 << 62)), tx.Record(w.c.Redeemed())} {
+			w.ok(err)
+		}
+		return nil
+	})
+	w.record(w.c.Genesis())
+	w.record(w.c.Enrol())
+	w.record(w.c.Open())
+	root := w.c.Over(holdfast.KindArchive, 1)
+	w.append(func(tx *journal.Tx) error {
+		return tx.Stored(w.c.Session, root.Name, root.Kind, root.Links, root.Sealed)
+	})
+	return w, root
+}
+
 func (w *world) open() {
 	var err error
 	w.j, err = journal.Open(w.Context(), journal.Config{Create: true, Bucket: w.bucket, Cell: holdfast.CellID{1}, Host: [16]byte{1}, LogKey: viewtest.LogKey()})
@@ -91,22 +112,8 @@ const day = 24 * time.Hour
 // before the delay, nothing while frozen, and clients agree with every record.
 func TestScenarioS12(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1)}
-		w.open()
+		w, root := newWorld(t)
 		defer func() { w.ok(w.j.Close(context.Background())) }()
-		w.append(func(tx *journal.Tx) error {
-			for _, err := range []error{tx.Record(w.c.Account()), tx.Record(w.c.Token(1 << 62)), tx.Record(w.c.Redeemed())} {
-				w.ok(err)
-			}
-			return nil
-		})
-		w.record(w.c.Genesis())
-		w.record(w.c.Enrol())
-		w.record(w.c.Open())
-		root := w.c.Over(holdfast.KindArchive, 1)
-		w.append(func(tx *journal.Tx) error {
-			return tx.Stored(w.c.Session, root.Name, root.Kind, root.Links, root.Sealed)
-		})
 		var all []holdfast.RecordID
 		for range 230 { // more than two records can name
 			r := w.c.Commit(root.Name)
@@ -147,22 +154,8 @@ func TestScenarioS12(t *testing.T) {
 // TestScenarioS16ClockJump lets a service's clock run a year ahead of the store's: nothing is purged.
 func TestScenarioS16ClockJump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1)}
-		w.open()
+		w, root := newWorld(t)
 		defer func() { w.ok(w.j.Close(context.Background())) }()
-		w.append(func(tx *journal.Tx) error {
-			for _, err := range []error{tx.Record(w.c.Account()), tx.Record(w.c.Token(1 << 62)), tx.Record(w.c.Redeemed())} {
-				w.ok(err)
-			}
-			return nil
-		})
-		w.record(w.c.Genesis())
-		w.record(w.c.Enrol())
-		w.record(w.c.Open())
-		root := w.c.Over(holdfast.KindArchive, 1)
-		w.append(func(tx *journal.Tx) error {
-			return tx.Stored(w.c.Session, root.Name, root.Kind, root.Links, root.Sealed)
-		})
 		r := w.c.Commit(root.Name)
 		w.record(r)
 		w.record(w.c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
