@@ -148,5 +148,5 @@ func readHost(dir string) (host [16]byte, err error) {
 
 // dataFlag adds --data to a command's flags.
 func dataFlag(c *cobra.Command, dir *string) {
-	c.Flags().StringVar(dir, "data", "", "data `DIR`ectory of the service")
+	c.Flags().StringVar(dir, "data", "", "`DIR` that holds the data of the service")
 }
