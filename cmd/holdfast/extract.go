@@ -74,7 +74,7 @@ goes on when the same command is run again.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&dir, "target", "", "the `DIR`ectory to restore into")
+	f.StringVar(&dir, "target", "", "`DIR` to restore into")
 	f.BoolVar(&opt.Privileged, "privileged", false, "also restore set-id bits, devices, security and trusted attributes")
 	return cmd
 }
