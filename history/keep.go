@@ -292,13 +292,15 @@ func (v *Vault) named(b Body, states ...State) ([]Archive, error) {
 	return out, nil
 }
 
-// bySeries returns the series of archives, each once.
-func bySeries(archives []Archive) map[holdfast.SeriesID]bool {
-	m := map[holdfast.SeriesID]bool{}
+// seriesOf returns the series of archives, each once, in one order: of several that refuse a record, client
+// and service name the same.
+func seriesOf(archives []Archive) []holdfast.SeriesID {
+	var out []holdfast.SeriesID
 	for _, a := range archives {
-		m[a.Commit.Series] = true
+		out = append(out, a.Commit.Series)
 	}
-	return m
+	slices.SortFunc(out, func(a, b holdfast.SeriesID) int { return slices.Compare(a[:], b[:]) })
+	return slices.Compact(out)
 }
 
 // ruleDelete lets a machine delete as long as a person would notice in time: never the last of a series,
@@ -313,7 +315,7 @@ func (v *Vault) ruleDelete(b Body) error {
 		return ErrFrozen
 	}
 	ids, _ := ParseIDs(b.Type, b.Fields)
-	for s := range bySeries(named) {
+	for _, s := range seriesOf(named) {
 		if v.Series[s].Unconfirmed() {
 			return fmt.Errorf("%w: %w", ErrNeedsOwner, ErrJumped)
 		}
@@ -356,7 +358,7 @@ func (v *Vault) ruleExpire(b Body, at int64) error {
 		}
 	}
 	ids, _ := ParseIDs(b.Type, b.Fields)
-	for s := range bySeries(named) {
+	for _, s := range seriesOf(named) {
 		if v.Series[s].Unconfirmed() {
 			return fmt.Errorf("series %.8s: %w", s, ErrJumped)
 		}
@@ -401,7 +403,7 @@ func (v *Vault) Expirable(at int64) IDs {
 	}
 	var ids []holdfast.RecordID
 	drop := map[holdfast.RecordID]bool{}
-	for s := range bySeries(v.Archives) {
+	for _, s := range seriesOf(v.Archives) {
 		if p, ok := v.PolicyFor(s); ok && !v.Series[s].Unconfirmed() {
 			for _, d := range Keep(p, v.OfSeries(s)) {
 				drop[d.ID] = !d.Keep
