@@ -133,6 +133,7 @@ const (
 	CodeMissing      Code = "missing"      // blocks that are needed are not there: Missing lists them
 	CodeSessionGone  Code = "session_gone" // open a new session and ask again
 	CodeStaleChain   Code = "stale_chain"  // sign again after Chain
+	CodeBehind       Code = "behind"       // the record cites a head that the service does not have
 	CodeOutOfOrder   Code = "out_of_order" // a batch came before its predecessor
 	CodeDamaged      Code = "damaged"      // the service found its own copy damaged
 	CodeInternal     Code = "internal"
@@ -153,7 +154,7 @@ func (c Code) Status() int {
 		return http.StatusRequestEntityTooLarge
 	case CodeNotFound, CodeSessionGone:
 		return http.StatusNotFound
-	case CodeMissing, CodeStaleChain, CodeOutOfOrder, CodeFrozen, CodeTooEarly:
+	case CodeMissing, CodeStaleChain, CodeBehind, CodeOutOfOrder, CodeFrozen, CodeTooEarly:
 		return http.StatusConflict
 	case CodeCapExceeded:
 		return http.StatusTooManyRequests

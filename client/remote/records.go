@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -20,9 +21,10 @@ import (
 )
 
 const (
-	maxSign      = 8        // times that one record is signed anew after another process of this machine was faster
-	maxEntry     = 16 << 10 // bytes of one history entry in an answer
-	maxHistoryTo = 1 << 30  // bytes of history that one run follows
+	maxSign      = 8           // times that one record is signed anew after another process of this machine was faster
+	behindLimit  = time.Minute // how long a service may refuse a record that continues all that it shows
+	maxEntry     = 16 << 10    // bytes of one history entry in an answer
+	maxHistoryTo = 1 << 30     // bytes of history that one run follows
 )
 
 // History returns the vault's history, verified from its first record to the newest: every signature,
@@ -219,7 +221,9 @@ func (c *Client) SubmitAsOwner(ctx context.Context, owner ed25519.PrivateKey, t 
 
 // sign signs a record with key, after what chain then returns, and has it added; c.mu is held.
 func (c *Client) sign(ctx context.Context, path string, t history.Type, fields []byte, key ed25519.PrivateKey, chainOf func() history.Link) (holdfast.RecordID, error) {
-	for try := 1; ; try++ {
+	var behind time.Time // since when the service has refused what continues all that it shows
+	pause := firstPause
+	for try := 1; ; {
 		chain := chainOf()
 		r := history.Sign(history.Body{
 			Type: t, Vault: c.m.Vault, Seq: chain.Seq, Prev: chain.Prev,
@@ -230,14 +234,37 @@ func (c *Client) sign(ctx context.Context, path string, t history.Type, fields [
 		if err == nil {
 			return r.ID(), c.memory.keep(c.vault)
 		}
-		if wire.CodeOf(err) != wire.CodeStaleChain || try == maxSign {
+		if code := wire.CodeOf(err); code != wire.CodeStaleChain && code != wire.CodeBehind {
 			return holdfast.RecordID{}, err
 		}
 		// Another process with this key wrote a record since. The same record again would have
 		// been answered with its place, so this one is not in the history and never will be.
-		if err := c.follow(ctx); err != nil {
-			return holdfast.RecordID{}, err
+		if ferr := c.follow(ctx); ferr != nil {
+			return holdfast.RecordID{}, ferr
 		}
+		if chainOf() != chain {
+			if try++; try > maxSign {
+				return holdfast.RecordID{}, err
+			}
+			behind, pause = time.Time{}, firstPause
+			continue
+		}
+		// No record explains it. A process that another one has taken the cell over from says so until it
+		// finds out, on connections that were made to it. For longer only a service does that has lost
+		// records which it acknowledged, or hides some.
+		if behind.IsZero() {
+			behind = time.Now()
+		}
+		if time.Since(behind)+pause > min(c.opt.Patience, behindLimit) {
+			return holdfast.RecordID{}, fmt.Errorf("%w: it refuses a record that continues everything it showed (%v)", history.ErrOrder, err)
+		}
+		c.http.CloseIdleConnections()
+		select {
+		case <-ctx.Done():
+			return holdfast.RecordID{}, context.Cause(ctx)
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		}
+		pause = min(2*pause, longPause)
 	}
 }
 

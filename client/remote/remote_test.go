@@ -227,6 +227,62 @@ func TestCommitOnce(t *testing.T) {
 	}
 }
 
+// A process that was replaced as the owner of the cell, and does not know yet, shows an old state and refuses
+// what continues the new one. The client waits for it to find out; if it goes on, the service is lying.
+func TestServiceFallsBehind(t *testing.T) {
+	for _, code := range []wire.Code{wire.CodeStaleChain, wire.CodeBehind} {
+		t.Run(string(code), func(t *testing.T) {
+			f := remotetest.New(t)
+			c := f.Enrol(remote.Options{})
+			for range 2 {
+				s, err := c.OpenSession(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Close()
+			}
+			var lies atomic.Int32
+			f.Hook = func(w http.ResponseWriter, r *http.Request) bool {
+				switch {
+				case lies.Load() <= 0:
+				case strings.HasSuffix(r.URL.Path, "/history"):
+					return true // nothing new
+				case r.Method == http.MethodPost:
+					lies.Add(-1)
+					w.WriteHeader(code.Status())
+					json.NewEncoder(w).Encode(wire.Error{Code: code, Message: "That is not what I know.", Chain: &wire.Chain{Seq: 1, Prev: strings.Repeat("00", 32)}})
+					return true
+				}
+				return false
+			}
+			lies.Store(3)
+			s, err := c.OpenSession(t.Context())
+			if err != nil {
+				t.Fatalf("behind for a moment: %v", err)
+			}
+			s.Close()
+			if lies.Load() != 0 {
+				t.Fatal("the service was not asked often enough")
+			}
+
+			d := f.Dial(remote.Options{Patience: time.Second})
+			if _, err := d.History(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			lies.Store(1000)
+			if _, err := d.OpenSession(t.Context()); !errors.Is(err, history.ErrOrder) {
+				t.Errorf("behind for good: %v", err)
+			}
+			lies.Store(0)
+			if s, err = d.OpenSession(t.Context()); err != nil {
+				t.Errorf("afterwards: %v", err)
+			} else {
+				s.Close()
+			}
+		})
+	}
+}
+
 // The owner makes another read key the current one between a client's look at the history and its session.
 func TestSessionIsForTheCurrentReadKey(t *testing.T) {
 	f := remotetest.New(t)

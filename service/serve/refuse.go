@@ -41,7 +41,6 @@ var reasons = []struct {
 	{history.ErrState, wire.CodeBadRequest, ""},
 	{history.ErrKept, wire.CodeBadRequest, ""},
 	{history.ErrJumped, wire.CodeNeedsOwner, ""},
-	{history.ErrSeen, wire.CodeBadRequest, ""},
 	{history.ErrFormat, wire.CodeBadRequest, ""},
 	{history.ErrSignature, wire.CodeBadRequest, ""},
 	{history.ErrSigner, wire.CodeBadRequest, ""},
@@ -69,6 +68,14 @@ func (s *Server) explain(r *http.Request, err error) *wire.Error {
 		e := refusal(wire.CodeStaleChain, "This machine's chain of records stands at %d; sign the record again after that.", stale.Want.Seq)
 		e.Chain = chain(stale.Want)
 		return e
+	}
+	if errors.Is(err, history.ErrSeen) {
+		// Either this process has been replaced and does not know yet, or the tail of its journal was
+		// hidden from it when it started (JOURNAL 9), or the client invents heads.
+		if s.behind.CompareAndSwap(false, true) {
+			s.log.Error("a client cites a head that this journal does not have; if this process is the only one, segments are missing from the bucket's list", "error", err)
+		}
+		return refusal(wire.CodeBehind, "This machine was shown a head of the vault's history that the service does not have.")
 	}
 	var missing *view.MissingError
 	if errors.As(err, &missing) {

@@ -68,6 +68,7 @@ type Server struct {
 
 	uploads, fetches *budget
 	ending           atomic.Bool // told to end: takes nothing new
+	behind           atomic.Bool // it was logged that a client knows more than the journal
 
 	mu       sync.Mutex
 	requests map[party]int // under way; no line for none

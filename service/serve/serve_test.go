@@ -325,6 +325,12 @@ func TestRecordsAreRefused(t *testing.T) {
 		stale.chain = history.Link{}
 		err = post(a, wire.PathRecords, stale.commitRecord(sid, name(1)))
 		w.want(wire.CodeStaleChain, err, "a record that does not continue its chain")
+		for _, seen := range []uint64{1, 1000} {
+			b, err := history.ParseBody(a.commitRecord(sid, name(1)).Body)
+			w.ok(err, "parse")
+			b.SeenN, b.SeenHead = seen, holdfast.Head{9}
+			w.want(wire.CodeBehind, post(a, wire.PathRecords, history.Sign(b, a.sign, holdfast.Key{})), "a record that cites a head which this service does not have")
+		}
 		if errors.As(err, &e) && (e.Chain == nil || e.Chain.Seq != 1 || e.Chain.Prev != a.chain.Prev.String()) {
 			w.Errorf("chain: %+v", e.Chain)
 		}
