@@ -57,19 +57,20 @@ const (
 
 // Config says what to back up and how. Client is nil for a dry run without a service.
 type Config struct {
-	Machine  *keyring.Machine
-	Client   *remote.Client
-	Series   string
-	Base     string   // directory that relative roots start from; "" is the current one
-	Roots    []string // at least one
-	Exclude  []string // patterns, as source.CompileExclude takes them
-	CacheDir string   // for the catalog; "" for none
-	DryRun   bool     // say what would be done, read no content, send nothing
-	Progress *Progress
-	Problem  func(archive.Verdict)      // is told of each path with a problem as it is met; may be nil
-	Warn     func(message string)       // is told what the user should know; may be nil
-	Partial  time.Duration              // 0 means PartialEvery
-	Fault    func(string, uint64) error // as source.Options.Fault, for tests
+	Machine     *keyring.Machine
+	Client      *remote.Client
+	Series      string
+	Base        string   // directory that relative roots start from; "" is the current one
+	Roots       []string // at least one
+	Exclude     []string // patterns, as source.CompileExclude takes them
+	CacheDir    string   // for the catalog; "" for none
+	DryRun      bool     // say what would be done, read no content, send nothing
+	Progress    *Progress
+	Problem     func(archive.Verdict)      // is told of each path with a problem as it is met; may be nil
+	Warn        func(message string)       // is told what the user should know; may be nil
+	Partial     time.Duration              // 0 means PartialEvery
+	Fault       func(string, uint64) error // as source.Options.Fault, for tests
+	FaultXattrs func(string) error         // as source.Options.FaultXattrs, for tests
 }
 
 // Progress counts as a run goes on. It may be read at any time.
@@ -255,7 +256,7 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		}
 	}()
 	r.pack = &packer{pipe: r.pipe, totals: map[holdfast.Name]uint64{}, emit: func(it *catalog.Item) error { return r.emit(ctx, it) }}
-	walk := source.Walk(ctx, cfg.Base, cfg.Roots, source.Options{Exclude: r.rules, Fault: cfg.Fault}, func(it *source.Item) error {
+	walk := source.Walk(ctx, cfg.Base, cfg.Roots, source.Options{Exclude: r.rules, Fault: cfg.Fault, FaultXattrs: cfg.FaultXattrs}, func(it *source.Item) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -365,6 +366,7 @@ func (r *run) item(ctx context.Context, it *source.Item) error {
 		}
 	}
 	if err := e.Check(); err != nil && !isFile(e) {
+		r.lose(it, archive.Unreadable, err.Error())
 		return r.problem(ctx, it, archive.Unreadable, err.Error())
 	}
 	old, renew := r.prev.find(e.Path)
@@ -412,11 +414,16 @@ func (r *run) problem(ctx context.Context, it *source.Item, what archive.What, w
 		r.res.Counts.Unreadable++
 	}
 	v := archive.Verdict{Path: it.Entry.Path, What: what, Why: why}
-	if what != archive.Changed && it.Stat.Nlink > 1 && it.Entry.Link == "" {
-		r.lost[it.Entry.Path] = v
-	}
 	r.cfg.Problem(v)
 	return r.verdicts.Add(ctx, v)
+}
+
+// lose remembers that the archive has no content under this path, so that no other name of the file refers
+// to it.
+func (r *run) lose(it *source.Item, what archive.What, why string) {
+	if it.Stat.Nlink > 1 && it.Entry.Link == "" {
+		r.lost[it.Entry.Path] = archive.Verdict{Path: it.Entry.Path, What: what, Why: why}
+	}
 }
 
 // file reads a file's content into out and hands it on. same says that only its pack is to be renewed; if
@@ -427,6 +434,7 @@ func (r *run) file(ctx context.Context, it *source.Item, out *catalog.Item, same
 	f, err := it.Open()
 	if err != nil {
 		if errors.Is(err, source.ErrVanished) && !told {
+			r.lose(it, archive.Vanished, err.Error())
 			return r.problem(ctx, it, archive.Vanished, err.Error())
 		}
 		return r.unreadable(ctx, it, out, err, told)
@@ -495,6 +503,7 @@ func sameContent(a, b *archive.Entry) bool {
 
 // unreadable stores an entry without content.
 func (r *run) unreadable(ctx context.Context, it *source.Item, out *catalog.Item, why error, told bool) error {
+	r.lose(it, archive.Unreadable, why.Error())
 	if !told {
 		if err := r.problem(ctx, it, archive.Unreadable, why.Error()); err != nil {
 			return err

@@ -98,12 +98,16 @@ func (w *world) restored() {
 	if err != nil || res.Problems > 0 {
 		w.t.Fatalf("extract: %+v, %v", res, err)
 	}
-	n := 0
+	files := map[uint64]bool{} // by inode
 	if err := filepath.WalkDir(filepath.Join(w.dir, "tree"), func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		n++
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		files[info.Sys().(*syscall.Stat_t).Ino] = true
 		rel, _ := filepath.Rel(w.dir, p)
 		want, err := os.ReadFile(p)
 		if err != nil {
@@ -117,8 +121,8 @@ func (w *world) restored() {
 	}); err != nil {
 		w.t.Fatal(err)
 	}
-	if uint64(n) != res.Files {
-		w.t.Errorf("%d files restored of %d", res.Files, n)
+	if uint64(len(files)) != res.Files {
+		w.t.Errorf("%d files restored of %d", res.Files, len(files))
 	}
 }
 
@@ -347,4 +351,62 @@ func TestRestartsInTheMiddle(t *testing.T) {
 	}
 	w.svc.After = nil
 	w.restored()
+}
+
+// TestHardLinksOfUnreadable lets a part of a file with two names be unreadable. Without an attribute its
+// content is stored, and both names come back as one file; without content both names say so.
+func TestHardLinksOfUnreadable(t *testing.T) {
+	t.Parallel()
+	for what, v := range map[string]struct {
+		xattrs, content bool // can be read
+		problems        int
+	}{
+		"attributes": {false, true, 1},
+		"content":    {true, false, 2},
+		"both":       {false, false, 2},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.write("a", 1, 3000)
+			w.write("c", 2, 200<<10)
+			for from, to := range map[string]string{"a": "b", "c": "d"} {
+				if err := os.Link(filepath.Join(w.dir, "tree", from), filepath.Join(w.dir, "tree", to)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cfg := w.config()
+			first := func(path string) bool { return path == "tree/a" || path == "tree/c" }
+			cfg.FaultXattrs = func(path string) error {
+				if first(path) && !v.xattrs {
+					return syscall.EACCES
+				}
+				return nil
+			}
+			cfg.Fault = func(path string, off uint64) error {
+				if first(path) && !v.content {
+					return syscall.EIO
+				}
+				return nil
+			}
+			r := w.run(cfg)
+			if r.Counts.Unreadable != uint64(2*v.problems) {
+				t.Errorf("%d unreadable, want %d", r.Counts.Unreadable, 2*v.problems)
+			}
+			if v.content {
+				w.restored()
+				return
+			}
+			vault, err := restore.Open(t.Context(), w.svc.Machine, w.c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var told []string
+			out := filepath.Join(t.TempDir(), "out")
+			res, err := vault.Extract(t.Context(), r.Archive, out, restore.Options{Problem: func(p restore.Problem) { told = append(told, p.Path) }})
+			if err != nil || res.Unread != 4 || strings.Join(told, " ") != "tree/a tree/b tree/c tree/d" {
+				t.Errorf("extract: %+v, told of %v, %v", res, told, err)
+			}
+		})
+	}
 }

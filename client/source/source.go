@@ -32,6 +32,9 @@ type Options struct {
 	// Fault, if set, is called before each read of content with the archive path and the offset, and its
 	// error is returned in place of the read's. Tests make read errors and races with it.
 	Fault func(path string, off uint64) error
+	// FaultXattrs, if set, is called when a path's extended attributes are read, and its error is returned in
+	// place of theirs. It is for tests.
+	FaultXattrs func(path string) error
 }
 
 // Stat is the identity of a file's state: content is unchanged when all but Nlink agree.

@@ -508,15 +508,14 @@ func (w *walker) list(fd int) (names, error) {
 			err = e
 			break
 		}
-		for b := w.dirent[:n]; len(b) > 0; {
-			used, _, got := unix.ParseDirent(b, -1, batch[:0])
-			for _, name := range got {
-				if e := list.add(name); e != nil && err == nil {
-					err = e
-				}
+		batch, e = direntNames(w.dirent[:n], batch[:0])
+		for _, name := range batch {
+			if e := list.add(name); e != nil && err == nil {
+				err = e
 			}
-			batch = got
-			b = b[used:]
+		}
+		if e != nil && err == nil {
+			err = e
 		}
 	}
 	list.sort()
@@ -563,6 +562,9 @@ func (it *Item) unreadable(what string, err error) {
 
 // attributes notes that an attribute could not be read.
 func (w *walker) attributes(it *Item, err error) {
+	if w.opt.FaultXattrs != nil && err == nil {
+		err = w.opt.FaultXattrs(it.Entry.Path)
+	}
 	if err != nil && it.Verdict.What == 0 {
 		it.Verdict = archive.Verdict{Path: it.Entry.Path, What: archive.Unreadable, Why: fmt.Sprintf("not all of its extended attributes could be read: %v", err)}
 	}
