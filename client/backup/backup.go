@@ -43,16 +43,30 @@ import (
 	"holdfast/client/chunk"
 	"holdfast/client/keyring"
 	"holdfast/client/remote"
+	"holdfast/client/seal"
 	"holdfast/client/source"
 	"holdfast/client/tree"
 	"holdfast/history"
+	"holdfast/wire"
 )
 
 const (
 	// PartialEvery is how long a run goes on before it commits what it has as a partial archive.
 	PartialEvery = 12 * time.Hour
 
-	maxRuns = 3 // over a tree, when the service says that blocks are missing
+	maxRuns   = 3         // over a tree, when the service says that blocks are missing
+	maxSkew   = time.Hour // between this machine's clock and the service's stamp on an archive
+	maxSample = 4         // blocks of a new archive that are fetched and opened at once
+)
+
+// What a run finds that the service did wrong.
+var (
+	// ErrClock comes with an archive that is made and whole.
+	ErrClock = errors.New("the service's clock and this machine's are more than an hour apart")
+	// ErrHave reports a service that has a block when it is asked, and lacks it when it matters.
+	ErrHave = errors.New("the service lacks blocks that it says it has")
+	// ErrNotKept comes with an archive that is committed and cannot be read.
+	ErrNotKept = errors.New("the service did not keep what it said it had stored")
 )
 
 // Config says what to back up and how. Client is nil for a dry run without a service.
@@ -138,6 +152,8 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 				distrust[n] = true
 			}
 			cfg.Warn("the service lacks blocks that it should have; reading their files again")
+		case missing: // and all were asked for, or acknowledged, in this very run
+			return sum, fmt.Errorf("make an archive of %s: %w, block %.8s among them (%w)", cfg.Series, ErrHave, append(names, holdfast.Name{})[0], err)
 		case errors.Is(err, errPartial):
 			sum.Partials++
 		default:
@@ -310,17 +326,85 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 	if err != nil {
 		return r.res, r.cause(err)
 	}
-	if skew := time.Since(time.Unix(0, r.res.Archive.Time)).Abs(); skew > time.Hour {
-		cfg.Warn(fmt.Sprintf("this machine's clock and the service's differ by %v; set the one that is wrong", skew.Round(time.Minute)))
+	skew := time.Since(time.Unix(0, r.res.Archive.Time))
+
+	// 8. Was that the truth? A few blocks are read back. If they are not there, the old catalog stays, which
+	// does not fit this archive: the next run reads every file again and asks for all blocks.
+	if walk == nil {
+		if err := r.readBack(ctx); err != nil {
+			return r.res, err
+		}
 	}
 
-	// 8. The new catalog. If this fails or never happens, the next run reads every file again.
+	// 9. The new catalog. If this fails or never happens, the next run reads every file again.
 	binding.Archive = r.res.Archive.ID
 	r.finishCatalog(binding, walk != nil)
 	if walk != nil {
 		return r.res, errPartial
 	}
+	if skew.Abs() > maxSkew {
+		where := "in the past"
+		if skew < 0 {
+			where = "in the future"
+		}
+		return r.res, fmt.Errorf("the archive is made, but %w: it is stamped %s, %v %s", ErrClock,
+			time.Unix(0, r.res.Archive.Time).UTC().Format(time.RFC3339), skew.Abs().Round(time.Minute), where)
+	}
 	return r.res, nil
+}
+
+// readBack fetches and opens some blocks of a committed archive, chosen so that the service cannot know which.
+// A service that keeps nothing is found at once, one that drops a block here and there by `holdfast verify`.
+func (r *run) readBack(ctx context.Context) error {
+	m := r.cfg.Machine
+	reader, err := seal.NewReader(m)
+	if errors.Is(err, keyring.ErrNoReadKey) {
+		return nil // a machine that only writes cannot
+	}
+	if err != nil {
+		return err
+	}
+	h, err := r.cfg.Client.History(ctx)
+	if err != nil {
+		return r.excuse(err)
+	}
+	for _, s := range h.Sessions {
+		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
+			return fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
+		}
+	}
+	err = r.cfg.Client.Fetch(ctx, m.Group, r.pipe.sample, func(name holdfast.Name, sealed []byte, err error) error {
+		if err == nil && r.readable(h, sealed) {
+			_, _, err = reader.Open(m.Group, name, sealed)
+		}
+		if err != nil {
+			return fmt.Errorf("the archive is committed, but %w: block %.8s: %w", ErrNotKept, name, err)
+		}
+		return nil
+	})
+	return r.excuse(err)
+}
+
+// excuse lets pass what keeps this machine from reading back for now: the archive is made all the same.
+func (r *run) excuse(err error) error {
+	var away *remote.UnavailableError
+	if errors.As(err, &away) || wire.CodeOf(err) != "" {
+		r.cfg.Warn(fmt.Sprintf("the archive is made; a sample of it could not be read back: %v", err))
+		return nil
+	}
+	return err
+}
+
+// readable reports whether the secret of a block's session is wrapped for this machine's read key. Around a
+// rotation of that key, it need not be.
+func (r *run) readable(h *history.Vault, sealed []byte) bool {
+	b, _, err := wire.ParseBlockHeader(sealed)
+	s, ok := h.Sessions[b.Session]
+	if err != nil || !ok {
+		return true // and opening it will fail, as it should
+	}
+	mine := history.ReadKeyIDOf(r.cfg.Machine.ReadKey[:])
+	return s.Open.ReadKey == mine || slices.ContainsFunc(s.Rewraps, func(w history.Rewrap) bool { return w.ReadKey == mine })
 }
 
 // cause prefers the error that ended the pipeline to one that followed from it.

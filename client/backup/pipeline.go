@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 
@@ -39,6 +40,9 @@ type pipeline struct {
 	mu    sync.Mutex
 	count struct{ data, meta, known uint64 } // blocks
 	bytes struct{ data, meta uint64 }        // plaintext of what was sealed
+	// sample is maxSample of the blocks that the service has or was sent, each with the same chance.
+	sample  []holdfast.Name
+	sampled int // out of how many
 }
 
 type job struct {
@@ -168,6 +172,14 @@ func (p *pipeline) seal(g *group) error {
 	defer p.mu.Unlock()
 	p.count.data, p.count.meta, p.count.known = p.count.data+data, p.count.meta+meta, p.count.known+known
 	p.bytes.data, p.bytes.meta = p.bytes.data+dataBytes, p.bytes.meta+metaBytes
+	for _, n := range names {
+		p.sampled++
+		if len(p.sample) < maxSample {
+			p.sample = append(p.sample, n)
+		} else if i := rand.IntN(p.sampled); i < maxSample {
+			p.sample[i] = n
+		}
+	}
 	return nil
 }
 

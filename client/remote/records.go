@@ -94,6 +94,9 @@ func (c *Client) take(e history.Entry) error {
 	if err := c.memory.check(c.vault); err != nil {
 		return err
 	}
+	if c.awaited == (place{e.N, e.Record.ID()}) {
+		c.awaited = place{}
+	}
 	if c.opt.Record != nil {
 		c.opt.Record(e)
 	}
@@ -283,14 +286,18 @@ func (c *Client) post(ctx context.Context, path string, r history.Record) error 
 	if !bytes.Equal(e.Record.Body, r.Body) {
 		return fmt.Errorf("%w: the service answered with another record", history.ErrOrder)
 	}
-	if e.N == c.vault.N+1 {
+	switch {
+	case e.N == c.vault.N+1:
 		return c.take(e)
+	case e.N <= c.vault.N: // which is verified, and r is not in it
+		return fmt.Errorf("%w: the service says that it added a record as number %d, which is another one", history.ErrOrder, e.N)
 	}
+	c.awaited = place{e.N, r.ID()}
 	if err := c.follow(ctx); err != nil {
 		return err
 	}
-	if e.N > c.vault.N {
-		return fmt.Errorf("%w: the service says that it added record %d, but its history ends at %d", history.ErrOrder, e.N, c.vault.N)
+	if c.awaited != (place{}) {
+		return fmt.Errorf("%w: the service says that it added record %d, but its history does not show it there and ends at %d", history.ErrOrder, e.N, c.vault.N)
 	}
 	return nil
 }

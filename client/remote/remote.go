@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast"
 	"holdfast/client/keyring"
 	"holdfast/history"
 	"holdfast/wire"
@@ -75,12 +76,19 @@ type Client struct {
 	opt  Options
 	http *http.Client
 
-	mu     sync.Mutex     // held while records are submitted, so that they follow one another
-	vault  *history.Vault // verified up to vault.N
-	memory memory         // the head remembered from earlier runs
+	mu      sync.Mutex     // held while records are submitted, so that they follow one another
+	vault   *history.Vault // verified up to vault.N
+	memory  memory         // the head remembered from earlier runs
+	awaited place          // where the service says that it put a record, until the history shows it there
 
 	noticeMu sync.Mutex
 	noticed  time.Time // of the last notice
+}
+
+// place is a record and its number in the history.
+type place struct {
+	n  uint64
+	id holdfast.RecordID
 }
 
 // Dial prepares to speak to the service that m names. It does not connect yet.

@@ -130,10 +130,10 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 		bar.say(fmt.Sprintf("%s: %s: %s", quote(v.Path), whatOf(v.What), v.Why))
 	}
 	began := time.Now()
-	r, err := backup.Run(cmd.Context(), cfg)
+	r, failed := backup.Run(cmd.Context(), cfg)
 	bar.stop()
-	if err != nil {
-		return err
+	if failed != nil && r.Archive.N == 0 {
+		return failed
 	}
 	s := summary{
 		Series: cfg.Series, DryRun: cfg.DryRun, Complete: r.Complete(),
@@ -159,6 +159,9 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 		}
 	} else {
 		s.write(cmd.OutOrStdout())
+	}
+	if failed != nil { // although the archive is committed
+		return failed
 	}
 	if !s.Complete {
 		return exit(exitUnread)

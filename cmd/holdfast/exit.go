@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"holdfast/client/backup"
 	"holdfast/client/remote"
 	"holdfast/client/restore"
 	"holdfast/history"
@@ -80,7 +81,7 @@ func report(ctx context.Context, w io.Writer, err error) int {
 // untrusted reports whether err says that the service, or what answers in its place, is lying.
 func untrusted(err error) bool {
 	for _, e := range []error{
-		wire.ErrServiceKey, wire.ErrTransport, remote.ErrProtocol,
+		wire.ErrServiceKey, wire.ErrTransport, remote.ErrProtocol, backup.ErrClock, backup.ErrHave, backup.ErrNotKept,
 		history.ErrOrder, history.ErrHead, history.ErrSigner, history.ErrRights, history.ErrChain,
 		history.ErrSignature, history.ErrTag, history.ErrFormat, history.ErrSeen,
 		history.ErrRevoked, history.ErrNeedsOwner, history.ErrFrozen, history.ErrTooEarly, history.ErrKept, history.ErrJumped, history.ErrState,
@@ -106,6 +107,12 @@ func advice(err error) string {
 		return "; do not go on before its operator has told you why"
 	case errors.Is(err, wire.ErrTransport):
 		return "; something between this machine and the service breaks into the connection"
+	case errors.Is(err, backup.ErrClock):
+		return "; set the clock that is wrong, and if this machine's is right, do not believe the times that the service gives"
+	case errors.Is(err, backup.ErrNotKept):
+		return "; do not rely on this archive, `holdfast verify` tells which are whole, and ask the service's operator"
+	case errors.Is(err, backup.ErrHave):
+		return "; nothing was committed, ask the service's operator"
 	case restore.Damaged(err):
 		return "; other archives may be whole, `holdfast verify` tells"
 	case errors.Is(err, remote.ErrProtocol):

@@ -3,6 +3,7 @@
 package remotetest
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
@@ -10,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -32,6 +35,8 @@ type Service struct {
 	LogKey  ed25519.PrivateKey
 	t       testing.TB
 	key     ed25519.PrivateKey
+	address string
+	pipes   *pipes // nil unless NewPiped made the service
 
 	Mu      sync.Mutex // guards what follows, except while no request is under way
 	Vault   *history.Vault
@@ -42,8 +47,13 @@ type Service struct {
 	Served  map[string]int          // requests by the last part of their path
 	Links   bool                    // refuse blocks whose links are missing, and bytes that are no block
 
+	// Skew is added to the service's clock.
+	Skew time.Duration
 	// Hook may answer a request in the service's place (true), or do something before it.
 	Hook func(w http.ResponseWriter, r *http.Request) bool
+	// Lie, one call at a time, returns what is said to a client instead of the true answer to what it asked.
+	// The service has done what it was asked and stays as it is.
+	Lie func(r *http.Request, asked, answer []byte) []byte
 	// After is called, one call at a time, when the service has done what was asked, before it answers;
 	// true drops the answer.
 	After func(path string) bool
@@ -55,31 +65,106 @@ type Service struct {
 // New starts a service without a vault. It ends with the test.
 func New(t testing.TB) *Service {
 	t.Helper()
-	seed := func(b byte) []byte {
-		s := make([]byte, 32)
-		s[0] = b
-		return s
-	}
-	f := &Service{
-		t: t, Owner: keyring.OwnerOf(holdfast.Key(seed(1))), key: ed25519.NewKeyFromSeed(seed(2)), LogKey: ed25519.NewKeyFromSeed(seed(3)),
-		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Served: map[string]int{}, Vault: &history.Vault{},
-	}
+	f := prepare(t)
 	l, err := tls.Listen("tcp", "127.0.0.1:0", wire.ServerConfig(f.key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: f}
-	done := make(chan struct{})
-	go func() { defer close(done); srv.Serve(l) }()
-	t.Cleanup(func() { srv.Close(); <-done })
-
-	// A fixed group: where files are cut depends on its keys, and a test must not.
-	f.Machine = f.Owner.NewMachine(holdfast.VaultID{}, holdfast.GroupID{4}, holdfast.RightsAll, history.DefaultChunk)
-	f.Machine.Address = l.Addr().String()
-	f.Machine.ServiceKey = wire.PublicKey(f.key.Public().(ed25519.PublicKey))
-	f.Machine.LogKey = wire.PublicKey(f.LogKey.Public().(ed25519.PublicKey))
+	f.serve(l)
 	return f
 }
+
+// NewPiped is New with connections in memory, which Pipe makes: for tests in a bubble of package synctest.
+func NewPiped(t testing.TB) *Service {
+	t.Helper()
+	f := prepare(t)
+	f.pipes = &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	f.serve(tls.NewListener(f.pipes, wire.ServerConfig(f.key)))
+	return f
+}
+
+func seed(b byte) []byte {
+	s := make([]byte, 32)
+	s[0] = b
+	return s
+}
+
+func prepare(t testing.TB) *Service {
+	return &Service{
+		t: t, key: ed25519.NewKeyFromSeed(seed(2)), LogKey: ed25519.NewKeyFromSeed(seed(3)),
+		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Served: map[string]int{}, Vault: &history.Vault{},
+	}
+}
+
+func (f *Service) serve(l net.Listener) {
+	srv := &http.Server{Handler: f, ErrorLog: log.New(io.Discard, "", 0)}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	f.t.Cleanup(func() { srv.Close(); <-done })
+	f.address = l.Addr().String()
+	f.Own(keyring.OwnerOf(holdfast.Key(seed(1))))
+}
+
+// Own makes o the owner of the vault that Enrol will make.
+func (f *Service) Own(o keyring.Owner) {
+	f.Owner = o
+	// A fixed group: where files are cut depends on its keys, and a test must not.
+	f.Machine = f.NewMachine(holdfast.GroupID{4}, holdfast.RightsAll)
+}
+
+// NewMachine returns another machine of the owner, which is not enrolled.
+func (f *Service) NewMachine(group holdfast.GroupID, rights holdfast.Rights) *keyring.Machine {
+	m := f.Owner.NewMachine(f.Vault.ID, group, rights, history.DefaultChunk)
+	m.Address = f.address
+	m.ServiceKey = wire.PublicKey(f.key.Public().(ed25519.PublicKey))
+	m.LogKey = wire.PublicKey(f.LogKey.Public().(ed25519.PublicKey))
+	return m
+}
+
+// Pipe connects to a service that NewPiped made.
+func (f *Service) Pipe(ctx context.Context, _, _ string) (net.Conn, error) {
+	return f.pipes.dial(ctx)
+}
+
+// pipes is a listener in memory.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case p.conns <- far:
+		return near, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return pipeAddr{} }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "service.test:1" }
 
 // Enrol makes the vault through a client, which it returns.
 func (f *Service) Enrol(opt remote.Options) *remote.Client {
@@ -107,6 +192,8 @@ func (f *Service) Restart() {
 	f.sessions = map[string]uint64{}
 }
 
+func (f *Service) now() time.Time { return time.Now().Add(f.Skew) }
+
 func (f *Service) dropped(path string) bool {
 	f.after.Lock()
 	defer f.after.Unlock()
@@ -126,6 +213,9 @@ func (f *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	last := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	f.Served[last]++
 	answer, err := f.answer(r, body)
+	if f.Lie != nil && err == nil {
+		answer = f.Lie(r, body, answer)
+	}
 	f.Mu.Unlock()
 	if err == nil && f.dropped(last) {
 		panic(http.ErrAbortHandler)
@@ -146,8 +236,25 @@ func (f *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, wire.Prefix+"/"), "/")
 	switch parts[0] {
+	case "hello":
+		return json.Marshal(wire.Hello{
+			Protocol: holdfast.ProtocolVersion, Cell: "0000000000000001", Time: f.now(), State: wire.StateServing, LogKey: hex.EncodeToString(f.Machine.LogKey[:]),
+			You: "machine", Vault: f.Vault.ID.String(), Rights: f.Machine.Rights.String(), N: f.Vault.N, Head: f.Vault.Head.String(),
+		})
+	case "usage":
+		u := wire.Usage{Account: "00000000000000000000000000000001", Blocks: uint64(len(f.Blocks)), ByteSeconds: "0.000", AsOf: f.now()}
+		for _, b := range f.Blocks {
+			u.StoredBytes += uint64(len(b))
+		}
+		return json.Marshal(u)
+	case "vaults":
+		v := wire.Vaults{Vaults: []string{}}
+		if f.Vault.N > 0 && parts[1] == hex.EncodeToString(f.Vault.Genesis.OwnerKey[:]) {
+			v.Vaults = append(v.Vaults, f.Vault.ID.String())
+		}
+		return json.Marshal(v)
 	case "redeem":
-		return []byte(`{"account":"test"}`), nil
+		return []byte(`{"account":"00000000000000000000000000000001"}`), nil
 	case "history":
 		after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
 		if err != nil {
@@ -217,7 +324,7 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 			return nil, &wire.Error{Code: wire.CodeBadRequest, Message: "not the current read key"}
 		}
 	}
-	if _, err := f.Vault.Check(rec, time.Now().UnixNano(), f.LogKey.Public().(ed25519.PublicKey)); err != nil {
+	if _, err := f.Vault.Check(rec, f.now().UnixNano(), f.LogKey.Public().(ed25519.PublicKey)); err != nil {
 		var stale *history.StaleError
 		if errors.As(err, &stale) {
 			return nil, &wire.Error{Code: wire.CodeStaleChain, Message: "stale", Chain: &wire.Chain{Seq: stale.Want.Seq, Prev: hex.EncodeToString(stale.Want.Prev[:])}}
@@ -233,7 +340,7 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 	if f.Vault.N == 0 {
 		id = holdfast.VaultID(rec.ID())
 	}
-	e := history.Stamp(id, f.Vault.N+1, f.Vault.Head, time.Now().UnixNano(), rec, f.LogKey)
+	e := history.Stamp(id, f.Vault.N+1, f.Vault.Head, f.now().UnixNano(), rec, f.LogKey)
 	if err := f.Vault.Follow(e, f.LogKey.Public().(ed25519.PublicKey), f.Machine.Hist); err != nil {
 		return nil, err
 	}
