@@ -16,16 +16,27 @@ import (
 	"strings"
 
 	"holdfast"
+	"holdfast/client/protect"
 	"holdfast/history"
 	"holdfast/internal/durable"
 	"holdfast/wire"
 )
 
-// maxFile bounds a key or owner file, bytes.
+// maxFile bounds the text of a key or owner file, bytes.
 const maxFile = 16 << 10
 
 // ErrFile reports a file that is not a whole key or owner file of this version.
 var ErrFile = errors.New("not a whole key file")
+
+// ErrProtected reports a protected file where nothing was given to open it.
+var ErrProtected = errors.New("it is protected")
+
+// Opener returns the text in a protected file. It is called for those only, with the path for questions
+// to the user.
+type Opener func(path string, protected []byte) (text []byte, err error)
+
+// Sealer returns the protected file that holds text.
+type Sealer func(text []byte) (protected []byte, err error)
 
 // ErrOpenToOthers reports a key file that other users of the machine can read or write.
 var ErrOpenToOthers = errors.New("other users can read it")
@@ -97,20 +108,20 @@ func Parse(text []byte) (*Machine, error) {
 	return m, nil
 }
 
-// Save writes the machine to a new file that only its user can read. It refuses to replace a file: the
-// error wraps fs.ErrExist then.
-func (m *Machine) Save(path string) error {
+// Save writes the machine to a new file that only its user can read, protected by seal unless that is
+// nil. It refuses to replace a file: the error wraps fs.ErrExist then.
+func (m *Machine) Save(path string, seal Sealer) error {
 	text := m.Encode()
 	if _, err := Parse(text); err != nil { // a file that cannot be read back must not be what remains of a vault
 		return fmt.Errorf("write key file %s: %w", path, err)
 	}
-	return save(path, text, "key")
+	return save(path, text, "key", seal)
 }
 
-// Load reads a key file. The error wraps ErrOpenToOthers if others can read it, ErrFile if it is
-// damaged, or is the file system's.
-func Load(path string) (*Machine, error) {
-	text, err := load(path, "key")
+// Load reads a key file, which open opens if it is protected. The error wraps ErrOpenToOthers if others
+// can read it, ErrFile if it is damaged, or is open's or the file system's.
+func Load(path string, open Opener) (*Machine, error) {
+	text, err := load(path, "key", open)
 	if err != nil {
 		return nil, err
 	}
@@ -164,19 +175,18 @@ func ParseOwner(text []byte) (OwnerFile, error) {
 	return f, nil
 }
 
-// SaveOwner writes an owner file that only its user can read. It refuses to replace a file: the error
-// wraps fs.ErrExist then.
-func SaveOwner(path string, f OwnerFile) error {
+// SaveOwner writes an owner file as Save does a key file.
+func SaveOwner(path string, f OwnerFile, seal Sealer) error {
 	text := f.Encode()
 	if _, err := ParseOwner(text); err != nil { // as for Save
 		return fmt.Errorf("write owner file %s: %w", path, err)
 	}
-	return save(path, text, "owner")
+	return save(path, text, "owner", seal)
 }
 
-// LoadOwner reads an owner file. The error is as Load's.
-func LoadOwner(path string) (OwnerFile, error) {
-	text, err := load(path, "owner")
+// LoadOwner reads an owner file as Load does a key file.
+func LoadOwner(path string, open Opener) (OwnerFile, error) {
+	text, err := load(path, "owner", open)
 	if err != nil {
 		return OwnerFile{}, err
 	}
@@ -187,8 +197,13 @@ func LoadOwner(path string) (OwnerFile, error) {
 	return f, nil
 }
 
-func save(path string, text []byte, what string) error {
-	err := durable.CreateFile(path, text, 0o600)
+func save(path string, text []byte, what string, seal Sealer) (err error) {
+	if seal != nil {
+		if text, err = seal(text); err != nil {
+			return fmt.Errorf("write %s file %s: %w", what, path, err)
+		}
+	}
+	err = durable.CreateFile(path, text, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("write %s file %s: %w, and replacing it could lose a vault; choose another name", what, path, fs.ErrExist)
 	}
@@ -198,7 +213,31 @@ func save(path string, text []byte, what string) error {
 	return nil
 }
 
-func load(path, what string) ([]byte, error) {
+// ReadFile returns what a key or owner file holds, protected or not, which nobody but its user must be
+// able to read.
+func ReadFile(path string) ([]byte, error) { return readFile(path, "key") }
+
+func load(path, what string, open Opener) ([]byte, error) {
+	text, err := readFile(path, what)
+	if err != nil {
+		return nil, err
+	}
+	if protect.Bare(text) {
+		return nil, fmt.Errorf("read %s file %s: %w: it is an age file without armor; make it anew with age --armor", what, path, ErrFile)
+	}
+	if !protect.Is(text) {
+		return text, nil
+	}
+	if open == nil {
+		return nil, fmt.Errorf("read %s file %s: %w", what, path, ErrProtected)
+	}
+	if text, err = open(path, text); err != nil {
+		return nil, fmt.Errorf("read %s file %s: %w", what, path, err)
+	}
+	return text, nil
+}
+
+func readFile(path, what string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read %s file: %w", what, err)
@@ -214,11 +253,29 @@ func load(path, what string) ([]byte, error) {
 	if runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0 { // Windows shows no such bits
 		return nil, fmt.Errorf("read %s file %s: %w; run: chmod 600 %s", what, path, ErrOpenToOthers, path)
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	text, err := io.ReadAll(io.LimitReader(f, protect.MaxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s file: %w", what, err)
 	}
 	return text, nil
+}
+
+// Inspect returns the machine or the owner file that the text of a file holds; the other is nil. The error
+// wraps ErrFile.
+func Inspect(text []byte) (*Machine, *OwnerFile, error) {
+	r, err := read(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	if strings.HasPrefix(r.lines[0], "holdfast-owner ") {
+		f, err := ParseOwner(text)
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, &f, nil
+	}
+	m, err := Parse(text)
+	return m, nil, err
 }
 
 // writer builds the fields of a file.

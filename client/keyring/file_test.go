@@ -29,14 +29,14 @@ func TestFilesComeBack(t *testing.T) {
 	for rights := holdfast.Rights(1); rights <= holdfast.RightsAll; rights++ {
 		m := testMachine(rights)
 		path := filepath.Join(t.TempDir(), "key")
-		if err := m.Save(path); err != nil {
+		if err := m.Save(path, nil); err != nil {
 			t.Fatal(err)
 		}
-		back, err := Load(path)
+		back, err := Load(path, nil)
 		if err != nil || !reflect.DeepEqual(back, m) {
 			t.Fatalf("%s: %v", rights, err)
 		}
-		if err := m.Save(path); !errors.Is(err, fs.ErrExist) {
+		if err := m.Save(path, nil); !errors.Is(err, fs.ErrExist) {
 			t.Fatalf("it replaced a key file: %v", err)
 		}
 		if runtime.GOOS == "windows" {
@@ -47,23 +47,23 @@ func TestFilesComeBack(t *testing.T) {
 		}
 		for _, mode := range []os.FileMode{0o640, 0o604, 0o620} {
 			os.Chmod(path, mode)
-			if _, err := Load(path); !errors.Is(err, ErrOpenToOthers) || !strings.Contains(err.Error(), "chmod 600 "+path) {
+			if _, err := Load(path, nil); !errors.Is(err, ErrOpenToOthers) || !strings.Contains(err.Error(), "chmod 600 "+path) {
 				t.Fatalf("mode %v: %v", mode, err)
 			}
 		}
 	}
 	// Whoever names a directory by mistake must not be told to change its mode.
-	if _, err := Load(t.TempDir()); !errors.Is(err, ErrFile) || strings.Contains(err.Error(), "chmod") {
+	if _, err := Load(t.TempDir(), nil); !errors.Is(err, ErrFile) || strings.Contains(err.Error(), "chmod") {
 		t.Fatalf("a directory: %v", err)
 	}
 	path := filepath.Join(t.TempDir(), "owner")
-	if err := SaveOwner(path, ownerFile()); err != nil {
+	if err := SaveOwner(path, ownerFile(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if f, err := LoadOwner(path); err != nil || f != ownerFile() {
+	if f, err := LoadOwner(path, nil); err != nil || f != ownerFile() {
 		t.Fatal(err)
 	}
-	if err := SaveOwner(path, ownerFile()); !errors.Is(err, fs.ErrExist) {
+	if err := SaveOwner(path, ownerFile(), nil); !errors.Is(err, fs.ErrExist) {
 		t.Fatalf("it replaced an owner file: %v", err)
 	}
 }
@@ -75,10 +75,10 @@ func TestSaveRefuses(t *testing.T) {
 	m.Address = "host:1\nvault 00"
 	f := ownerFile()
 	f.Address = ""
-	if err := m.Save(path); !errors.Is(err, ErrFile) {
+	if err := m.Save(path, nil); !errors.Is(err, ErrFile) {
 		t.Fatal(err)
 	}
-	if err := SaveOwner(path, f); !errors.Is(err, ErrFile) {
+	if err := SaveOwner(path, f, nil); !errors.Is(err, ErrFile) {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(path); err == nil {

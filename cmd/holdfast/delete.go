@@ -63,7 +63,7 @@ func change(cmd *cobra.Command, g *globals, owner *ownerFlag, specs []string, t 
 	if err != nil {
 		return err
 	}
-	after, err := owner.submit(cmd, m, c, t, batches(ids)...)
+	after, err := owner.submit(cmd, g, m, c, t, batches(ids)...)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (g *globals) say(cmd *cobra.Command, owner *ownerFlag, t history.Type, done
 		return err
 	}
 	defer c.Close()
-	if _, err := owner.submit(cmd, m, c, t, nil); err != nil {
+	if _, err := owner.submit(cmd, g, m, c, t, nil); err != nil {
 		return err
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), done)

@@ -13,6 +13,7 @@ import (
 
 	"holdfast"
 	"holdfast/client/keyring"
+	"holdfast/client/protect"
 	"holdfast/client/remote"
 	"holdfast/history"
 	"holdfast/wire"
@@ -22,6 +23,7 @@ func newInit(g *globals) *cobra.Command {
 	var tokenText, ownerPath string
 	var writeOnly bool
 	var back recovery
+	var prot protection
 	cmd := &cobra.Command{
 		Use:   "init --token TOKEN|- [--key FILE] [--owner FILE] [--write-only]",
 		Short: "Make a vault and this machine's key file",
@@ -39,7 +41,7 @@ With --recover it enrols this machine, which may be bare, in the vault that is t
 				if tokenText != "" {
 					return usage("say either --token for a new vault or --recover for one that is there")
 				}
-				return back.run(cmd, g, ownerPath, writeOnly)
+				return back.run(cmd, g, ownerPath, writeOnly, &prot)
 			}
 			if tokenText == "" {
 				return usage("init needs the token that the service's operator gave you; pass it with --token, or - to read it from standard input")
@@ -71,7 +73,11 @@ With --recover it enrols this machine, which may be bare, in the vault that is t
 			if writeOnly {
 				rights = holdfast.RightWrite
 			}
-			return enrol(cmd, g, token, keyPath, ownerPath, rights)
+			lock, err := prot.lock(g)
+			if err != nil {
+				return err
+			}
+			return enrol(cmd, g, token, keyPath, ownerPath, rights, lock)
 		},
 	}
 	f := cmd.Flags()
@@ -82,12 +88,13 @@ With --recover it enrols this machine, which may be bare, in the vault that is t
 	f.StringVar(&back.serviceKey, "service-key", "", "with --recover: the service's public key, `HEX`")
 	f.StringVar(&back.logKey, "log-key", "", "with --recover: the service's public log key, `HEX`")
 	f.BoolVar(&writeOnly, "write-only", false, "this machine may write, but neither read nor delete")
+	prot.add(cmd)
 	return cmd
 }
 
 // enrol makes the keys, stores them, and only then lets the service know: a key that the service knows
 // and nobody holds would be a vault that nobody can open. If it fails, the files are removed.
-func enrol(cmd *cobra.Command, g *globals, token wire.Token, keyPath, ownerPath string, rights holdfast.Rights) (err error) {
+func enrol(cmd *cobra.Command, g *globals, token wire.Token, keyPath, ownerPath string, rights holdfast.Rights, lock *protect.Lock) (err error) {
 	owner := keyring.NewOwner()
 	m := owner.NewMachine(holdfast.VaultID{}, keyring.NewGroup(), rights, history.DefaultChunk)
 	m.Address, m.ServiceKey, m.LogKey = token.Address, token.ServiceKey, token.LogKey
@@ -105,14 +112,14 @@ func enrol(cmd *cobra.Command, g *globals, token wire.Token, keyPath, ownerPath 
 	if err := os.MkdirAll(filepath.Dir(keyPath), 0o700); err != nil {
 		return fmt.Errorf("make directory for the key file: %w", err)
 	}
-	if err := m.Save(keyPath); err != nil {
+	if err := g.saveKey(m, keyPath, lock); err != nil {
 		return err
 	}
 	made = append(made, keyPath)
 	if ownerPath != "" {
-		if err := keyring.SaveOwner(ownerPath, keyring.OwnerFile{
+		if err := g.saveOwner(keyring.OwnerFile{
 			Owner: owner, Vault: m.Vault, Address: m.Address, ServiceKey: m.ServiceKey, LogKey: m.LogKey,
-		}); err != nil {
+		}, ownerPath, lock); err != nil {
 			return err
 		}
 		made = append(made, ownerPath)

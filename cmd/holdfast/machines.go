@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -12,6 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast"
+	"holdfast/client/keyring"
+	"holdfast/client/remote"
+	"holdfast/client/restore"
 	"holdfast/history"
 )
 
@@ -20,8 +24,13 @@ type machineDoc struct {
 	Machine  string     `json:"machine"`
 	Rights   string     `json:"rights"`
 	Group    string     `json:"group"`
-	Archives int        `json:"archives"`       // that are not purged
-	Last     *time.Time `json:"last,omitempty"` // its newest archive
+	Series   int        `json:"series,omitempty"` // number of series that it is limited to
+	DayBytes uint64     `json:"day_bytes,omitempty"`
+	Enrolled time.Time  `json:"enrolled"`
+	Archives int        `json:"archives"`          // that are not purged
+	Suspect  int        `json:"suspect,omitempty"` // of these
+	Last     *time.Time `json:"last,omitempty"`    // its newest archive
+	Host     string     `json:"host,omitempty"`    // as that archive says, if this machine may read it
 	Revoked  *time.Time `json:"revoked_since,omitempty"`
 	This     bool       `json:"this,omitempty"` // whose key file was used
 }
@@ -31,12 +40,23 @@ func newKeyList(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the machines of the vault",
-		Args:  args(cobra.NoArgs, "holdfast key list [--json]"),
+		Long: `List shows who may do what in the vault, in the order of enrolment: each machine, the group in which it
+deduplicates, its rights, its archives, and, with a key that may read, the host that its newest archive names.`,
+		Args: args(cobra.NoArgs, "holdfast key list [--json]"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, c, err := g.connect(warn)
+			m, err := g.machine()
 			if err != nil {
 				return err
 			}
+			enrolled := map[holdfast.SignerID]time.Time{}
+			opt := g.options(m, warn)
+			opt.Record = func(e history.Entry) {
+				if b, err := history.ParseBody(e.Record.Body); err == nil && b.Type == history.TypeEnrol {
+					x, _ := history.ParseEnrol(b.Fields)
+					enrolled[history.SignerOf(x.SignKey[:])] = time.Unix(0, e.Time).UTC()
+				}
+			}
+			c := remote.Dial(m, opt)
 			defer c.Close()
 			fresh := c.Fresh()
 			h, err := c.History(cmd.Context())
@@ -44,10 +64,23 @@ func newKeyList(g *globals) *cobra.Command {
 				return err
 			}
 			sayFresh(fresh)
+			newest := map[holdfast.SignerID]history.Archive{}
+			for _, a := range h.Archives {
+				newest[a.Signer] = a
+			}
+			hosts := map[holdfast.SignerID]string{}
+			if m.ReadSeed != nil {
+				if hosts, err = hostsOf(cmd.Context(), m, c, newest); err != nil {
+					return err
+				}
+			}
 			docs := []machineDoc{}
-			for _, id := range slices.SortedFunc(maps.Keys(h.Machines), func(a, b holdfast.SignerID) int { return slices.Compare(a[:], b[:]) }) {
+			for _, id := range slices.SortedFunc(maps.Keys(h.Machines), func(a, b holdfast.SignerID) int { return enrolled[a].Compare(enrolled[b]) }) {
 				x := h.Machines[id]
-				d := machineDoc{Machine: id.String(), Rights: x.Enrol.Rights.String(), Group: x.Enrol.Group.String(), This: id == m.Signer()}
+				d := machineDoc{
+					Machine: id.String(), Rights: x.Enrol.Rights.String(), Group: x.Enrol.Group.String(), Series: len(x.Enrol.Series), DayBytes: x.Enrol.DayBytes,
+					Enrolled: enrolled[id], Host: hosts[id], This: id == m.Signer(),
+				}
 				if x.Revoked != 0 {
 					t := time.Unix(0, x.Since).UTC()
 					d.Revoked = &t
@@ -57,6 +90,9 @@ func newKeyList(g *globals) *cobra.Command {
 						t := time.Unix(0, a.Time).UTC()
 						d.Archives, d.Last = d.Archives+1, &t
 					}
+					if a.Signer == id && a.Suspect {
+						d.Suspect++
+					}
 				}
 				docs = append(docs, d)
 			}
@@ -65,23 +101,61 @@ func newKeyList(g *globals) *cobra.Command {
 				return writeDoc(out, docs)
 			}
 			for _, d := range docs {
-				last, marks := "never", ""
-				if d.Last != nil {
-					last = d.Last.Format(time.RFC3339)
-				}
-				if d.Revoked != nil {
-					marks += "  revoked since " + d.Revoked.Format(time.RFC3339)
-				}
-				if d.This {
-					marks += "  this machine"
-				}
-				fmt.Fprintf(out, "%.16s  group %.8s  %-17s  %d archives, the newest %s%s\n", d.Machine, d.Group, d.Rights, d.Archives, last, marks)
+				fmt.Fprintln(out, d.line())
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
+}
+
+// line shows a machine to people.
+func (d machineDoc) line() string {
+	s := fmt.Sprintf("%.16s  group %.8s  %-17s  enrolled %s  %s", d.Machine, d.Group, d.Rights, d.Enrolled.Format(time.DateOnly), plural(uint64(d.Archives), "archive"))
+	if d.Last != nil {
+		s += ", the newest " + d.Last.Format(time.RFC3339)
+	}
+	if d.Host != "" {
+		s += " of host " + oneLine(d.Host)
+	}
+	if d.Series > 0 {
+		s += fmt.Sprintf("  for %d series only", d.Series)
+	}
+	if d.DayBytes > 0 {
+		s += fmt.Sprintf("  %s a day at most", size(d.DayBytes))
+	}
+	if d.Revoked != nil {
+		s += "  revoked, not trusted since " + d.Revoked.Format(time.RFC3339)
+	}
+	if d.Suspect > 0 {
+		s += "  " + plural(uint64(d.Suspect), "archive") + " suspect"
+	}
+	if d.This {
+		s += "  this machine"
+	}
+	return s
+}
+
+// hostsOf reads in each machine's newest archive which host it says it was made on. What cannot be read is
+// left out: other commands tell about damage.
+func hostsOf(ctx context.Context, m *keyring.Machine, c *remote.Client, newest map[holdfast.SignerID]history.Archive) (map[holdfast.SignerID]string, error) {
+	v, err := restore.Open(ctx, m, c)
+	if err != nil {
+		return nil, err
+	}
+	hosts := map[holdfast.SignerID]string{}
+	for id, a := range newest {
+		r, err := v.Root(ctx, a)
+		if restore.Damaged(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		hosts[id] = r.Host
+	}
+	return hosts, nil
 }
 
 func newKeyRevoke(g *globals) *cobra.Command {
@@ -116,7 +190,7 @@ deduplicates against what it stored. Give the time when the key may have been st
 			if err != nil {
 				return err
 			}
-			after, err := owner.submit(cmd, m, c, history.TypeRevoke, history.Revoke{Signer: id, Since: at}.Encode())
+			after, err := owner.submit(cmd, g, m, c, history.TypeRevoke, history.Revoke{Signer: id, Since: at}.Encode())
 			if err != nil {
 				return err
 			}

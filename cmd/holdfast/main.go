@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,7 +35,7 @@ func main() {
 		<-ctx.Done()
 		stop() // a second signal ends the program at once
 	}()
-	err := newRoot().ExecuteContext(ctx)
+	err := newRoot(new(globals)).ExecuteContext(ctx)
 	os.Exit(report(ctx, os.Stderr, err))
 }
 
@@ -43,10 +44,12 @@ type globals struct {
 	key      string
 	cache    string
 	patience time.Duration
+	unlocking
+
+	network func(ctx context.Context, network, address string) (net.Conn, error) // nil for the real one
 }
 
-func newRoot() *cobra.Command {
-	g := new(globals)
+func newRoot(g *globals) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "holdfast",
 		Short: "Back up directory trees, sealed, and get them back",
@@ -59,6 +62,9 @@ be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			g.ctx = cmd.Context()
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usage("there is no command %q; `holdfast --help` lists them", args[0])
@@ -72,6 +78,8 @@ be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted
 	f := root.PersistentFlags()
 	f.StringVar(&g.key, "key", "", "this machine's key `FILE` (default $HOLDFAST_KEY, else "+defaultKey()+")")
 	f.StringVar(&g.cache, "cache", "", "`DIR` for what can be made anew (default "+defaultCache()+")")
+	f.StringArrayVar(&g.identities, "identity", nil, "age identity `FILE` that opens a protected key file (default $HOLDFAST_IDENTITY); may be repeated")
+	f.StringVar(&g.passphraseFile, "passphrase-file", "", "`FILE` with the passphrase of a protected key file (default $HOLDFAST_PASSPHRASE_FILE, else it is asked for)")
 	f.DurationVar(&g.patience, "patience", remote.DefaultPatience, "how long to keep trying when the service does not answer")
 	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newPrune(g), newPolicy(g), newConfirm(g), newHistory(g), newKey(g))
 	plain(root)
@@ -118,7 +126,7 @@ func (g *globals) machine() (*keyring.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := keyring.Load(path)
+	m, err := keyring.Load(path, g.unlock)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no key file %s; name yours with --key, or make one with `holdfast init`", path)
 	}
@@ -147,7 +155,7 @@ func (g *globals) options(m *keyring.Machine, say func(string)) remote.Options {
 	if patience == 0 {
 		patience = -1
 	}
-	return remote.Options{Patience: patience, CacheDir: g.cacheDir(m), Notify: say}
+	return remote.Options{Patience: patience, CacheDir: g.cacheDir(m), Notify: say, DialContext: g.network}
 }
 
 // connect reads the key file and returns a client for its service.

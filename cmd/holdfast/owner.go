@@ -32,10 +32,10 @@ const (
 func (o *ownerFlag) given() bool { return o.path != "" }
 
 // read returns the owner of m's vault, from the file or from the 24 words.
-func (o *ownerFlag) read(cmd *cobra.Command, m *keyring.Machine) (keyring.Owner, error) {
+func (o *ownerFlag) read(cmd *cobra.Command, g *globals, m *keyring.Machine) (keyring.Owner, error) {
 	var owner keyring.Owner
 	if o.path != "" && o.path != "-" {
-		f, err := keyring.LoadOwner(o.path)
+		f, err := keyring.LoadOwner(o.path, g.unlock)
 		if err != nil {
 			return owner, err
 		}
@@ -74,7 +74,7 @@ func readWords(in io.Reader) (keyring.Owner, error) {
 }
 
 // submit has a record added that this machine signs or, if the user wants it so, the owner.
-func (o *ownerFlag) submit(cmd *cobra.Command, m *keyring.Machine, c *remote.Client, t history.Type, fields ...[]byte) (h *history.Vault, err error) {
+func (o *ownerFlag) submit(cmd *cobra.Command, g *globals, m *keyring.Machine, c *remote.Client, t history.Type, fields ...[]byte) (h *history.Vault, err error) {
 	if !o.given() && m.Rights.Has(t.Right()) && t.Right() != 0 {
 		for _, f := range fields {
 			if h, err = c.Submit(cmd.Context(), t, f); err != nil {
@@ -86,7 +86,7 @@ func (o *ownerFlag) submit(cmd *cobra.Command, m *keyring.Machine, c *remote.Cli
 	if !o.given() && t.Right() != 0 {
 		return nil, &wire.Error{Code: wire.CodeForbidden, Message: fmt.Sprintf("This machine may %s, but not %s; the owner may: --owner FILE, or --owner - to type the 24 words.", m.Rights, t.Right())}
 	}
-	owner, err := o.read(cmd, m)
+	owner, err := o.read(cmd, g, m)
 	if err != nil {
 		return nil, err
 	}

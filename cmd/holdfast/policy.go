@@ -143,7 +143,7 @@ that no rule keeps. They must be 30 days old, and can be brought back like delet
 			if len(a) == 1 && len(h.OfSeries(series)) == 0 {
 				return fmt.Errorf("there is no archive of series %q; `holdfast list` shows the names", a[0])
 			}
-			if _, err := owner.submit(cmd, m, c, history.TypePolicy, p.Encode()); err != nil {
+			if _, err := owner.submit(cmd, g, m, c, history.TypePolicy, p.Encode()); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), rules(p))
@@ -295,7 +295,7 @@ expired and no machine deletes of it, until its owner has looked and confirms th
 			if _, ok := h.Series[id]; !ok {
 				return fmt.Errorf("there is no series %q; `holdfast list` shows the names", a[0])
 			}
-			if _, err := owner.submit(cmd, m, c, history.TypeConfirm, history.Confirm{Series: id}.Encode()); err != nil {
+			if _, err := owner.submit(cmd, g, m, c, history.TypeConfirm, history.Confirm{Series: id}.Encode()); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "confirmed series %s as it is now\n", oneLine(a[0]))

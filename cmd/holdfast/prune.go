@@ -89,7 +89,7 @@ The rules count the service's times, in UTC. Partial archives stay while no comp
 				}
 				return nil
 			}
-			after, err := owner.submit(cmd, m, c, history.TypeDelete, batches(ids)...)
+			after, err := owner.submit(cmd, g, m, c, history.TypeDelete, batches(ids)...)
 			if err != nil {
 				return err
 			}

@@ -20,7 +20,7 @@ type recovery struct {
 	address, serviceKey, logKey string
 }
 
-func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOnly bool) (err error) {
+func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOnly bool, prot *protection) (err error) {
 	keyPath, err := g.keyPath()
 	if err != nil {
 		return err
@@ -28,7 +28,11 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 	if _, err := os.Lstat(keyPath); err == nil {
 		return fmt.Errorf("%s exists already, and a key is never overwritten; choose another place", keyPath)
 	}
-	f, err := r.owner(cmd, ownerPath)
+	f, err := r.owner(cmd, g, ownerPath)
+	if err != nil {
+		return err
+	}
+	lock, err := prot.lock(g)
 	if err != nil {
 		return err
 	}
@@ -56,7 +60,7 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 		return fmt.Errorf("make directory for the key file: %w", err)
 	}
 	// Before the service knows the key, so that it is never one that nobody holds.
-	if err := m.Save(keyPath); err != nil {
+	if err := g.saveKey(m, keyPath, lock); err != nil {
 		return err
 	}
 	c := g.dial(m, warn)
@@ -71,9 +75,9 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 }
 
 // owner reads the owner file, or the words and where the service is.
-func (r *recovery) owner(cmd *cobra.Command, path string) (f keyring.OwnerFile, err error) {
+func (r *recovery) owner(cmd *cobra.Command, g *globals, path string) (f keyring.OwnerFile, err error) {
 	if path != "" && path != "-" {
-		return keyring.LoadOwner(path)
+		return keyring.LoadOwner(path, g.unlock)
 	}
 	if err := wire.CheckAddress(r.address); err != nil {
 		return f, usage("--recover needs the owner file, as --owner FILE, or --address HOST:PORT, --service-key and --log-key")
