@@ -36,6 +36,6 @@ func newKey(g *globals) *cobra.Command {
 			return nil
 		},
 	})
-	key.AddCommand(newKeyList(g), newKeyRevoke(g))
+	key.AddCommand(newKeyProtect(g), newKeyUnprotect(g), newKeyList(g), newKeyEnrol(g), newKeyRevoke(g))
 	return key
 }
