@@ -22,8 +22,8 @@ func AppendKey(b []byte, path string) []byte {
 	return b
 }
 
-// pathOf is the inverse of AppendKey; the path still has to be checked.
-func pathOf(key []byte) string {
+// KeyPath is the inverse of AppendKey; the path still has to be checked.
+func KeyPath(key []byte) string {
 	p := bytes.ReplaceAll(key, []byte{0}, []byte{'/'})
 	return string(p)
 }
@@ -358,7 +358,7 @@ func (p *Page) extents(xs []Extent) {
 
 // Entry reads an entry whose path has that key, and its first extents. A nil entry means an error.
 func (r *PageReader) Entry(key []byte) *Entry {
-	e := &Entry{Path: pathOf(key)}
+	e := &Entry{Path: KeyPath(key)}
 	if bytes.IndexByte(key, '/') >= 0 {
 		r.Fail("key with a slash")
 	}
@@ -518,6 +518,14 @@ func (j *Joiner) add(x Extent) error {
 	}
 	j.sum += x.Len
 	return nil
+}
+
+// Drop forgets the last entry, whose extents are not all to be had, and returns it; nil if there is none
+// that waits for them.
+func (j *Joiner) Drop() *Entry {
+	e := j.pending
+	j.pending = nil
+	return e
 }
 
 // Finish returns the last entry, which is complete now, or nil if there is none.

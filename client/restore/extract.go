@@ -20,11 +20,13 @@ import (
 	"holdfast/history"
 )
 
-// Limits of one window.
+// Limits of one window, and of what is remembered beyond it.
 const (
 	windowFiles  = 250_000
 	windowPieces = 500_000
 	windowBytes  = 48 << 20 // of memory for entries, estimated
+
+	maxFirsts = 1 << 16 // first names of hard links that are remembered as good
 )
 
 // ErrUnread marks an entry that could not be read when the archive was made, so that its content is not in it.
@@ -172,16 +174,17 @@ func below(p, dir string) bool {
 // run is one extraction or verification. Its fields belong to the walking goroutine except where they
 // are atomic or mu is named.
 type run struct {
-	ctx   context.Context
-	v     *Vault
-	a     history.Archive
-	opt   Options
-	keys  keyring.GroupKeys
-	tree  *tree.Tree
-	paths []string
-	to    *target.Target            // nil when verifying
-	seen  map[[16]byte]uint32       // when verifying: blocks that are good, and the length of their plaintext
-	moved map[string]*archive.Entry // first names of hard links that were not chosen: the entry that stands for them
+	ctx    context.Context
+	v      *Vault
+	a      history.Archive
+	opt    Options
+	keys   keyring.GroupKeys
+	tree   *tree.Tree
+	paths  []string
+	to     *target.Target            // nil when verifying
+	seen   map[[16]byte]uint32       // when verifying: blocks that are good, and the length of their plaintext
+	firsts map[string]bool           // first names of hard links that were looked up and are good
+	moved  map[string]*archive.Entry // first names of hard links that were not chosen: the entry that stands for them
 
 	// The window.
 	files  []*file
@@ -228,7 +231,7 @@ func (v *Vault) newRun(ctx context.Context, a history.Archive, opt Options) (*ru
 	if opt.Problem == nil {
 		opt.Problem = func(Problem) {}
 	}
-	r := &run{ctx: ctx, v: v, a: a, opt: opt, keys: keys, moved: map[string]*archive.Entry{}}
+	r := &run{ctx: ctx, v: v, a: a, opt: opt, keys: keys, moved: map[string]*archive.Entry{}, firsts: map[string]bool{}}
 	r.before, r.beforeF = opt.Progress.Bytes.Load(), opt.Progress.Fetched.Load()
 	return r, nil
 }
@@ -244,17 +247,40 @@ func (r *run) result() Result {
 }
 
 // problem reports that a path could not be dealt with.
-func (r *run) problem(path string, err error) {
+func (r *run) problem(path string, err error) { r.report(Problem{Path: path, Err: err}, 1) }
+
+// report counts a problem of that many paths and tells of it.
+func (r *run) report(p Problem, paths uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.problems.all++
-	if errors.Is(err, ErrUnread) {
-		r.problems.unread++
+	r.problems.all += paths
+	if errors.Is(p.Err, ErrUnread) {
+		r.problems.unread += paths
 	}
-	if Damaged(err) {
-		r.problems.damaged++
+	if Damaged(p.Err) {
+		r.problems.damaged += paths
 	}
-	r.opt.Problem(Problem{path, err})
+	r.opt.Problem(p)
+}
+
+// lost reports a part of the tree that cannot be read, and with it what it is of.
+func (r *run) lost(l tree.Lost) error {
+	r.opt.Progress.Entries.Add(l.Entries)
+	r.entries += l.Entries
+	r.report(LostPart(l), max(l.Entries, 1))
+	return nil
+}
+
+// LostPart says which paths are missing because a part of the archive's tree cannot be read.
+func LostPart(l tree.Lost) Problem {
+	if l.Before == l.From {
+		return Problem{l.From, l.Err}
+	}
+	to := "the end"
+	if l.Before != "" {
+		to = fmt.Sprintf("%q", l.Before)
+	}
+	return Problem{l.From, fmt.Errorf("the archive's list of paths cannot be read from here up to %s (paths: %d): %w", to, l.Entries, l.Err)}
 }
 
 // local sorts out an error of the target: one that will meet every path ends the run, and one of this
@@ -271,7 +297,7 @@ func (r *run) local(path string, err error) error {
 
 func (r *run) walk(t *tree.Tree, paths []string) error {
 	for _, p := range paths {
-		if err := t.Walk(r.ctx, tree.Span{Prefix: p}, r.entry); err != nil {
+		if err := t.Walk(r.ctx, tree.Span{Prefix: p, Lost: r.lost}, r.entry); err != nil {
 			return err
 		}
 	}
@@ -287,9 +313,9 @@ func (r *run) entry(e *archive.Entry) error {
 		if first := r.moved[e.Link]; first != nil {
 			e.Link = first.Path
 		} else {
-			whole, err := r.tree.Lookup(r.ctx, e.Link)
+			whole, err := r.first(e)
 			if err != nil {
-				return err
+				return r.damaged(e.Path, err)
 			}
 			r.moved[e.Link] = e
 			e.Size, e.Target, e.Extents, e.Content, e.Link = whole.Size, whole.Target, whole.Extents, whole.Content, ""
@@ -311,7 +337,13 @@ func (r *run) entry(e *archive.Entry) error {
 		}
 		return nil
 	case e.Link != "" || e.Type != archive.TypeFile:
-		if r.to != nil {
+		if r.to == nil {
+			if e.Link != "" && !r.firsts[e.Link] {
+				if _, err := r.first(e); err != nil {
+					return r.damaged(e.Path, err)
+				}
+			}
+		} else {
 			r.late = append(r.late, e)
 			r.memory += 300 + len(e.Path) + len(e.Target)
 		}
@@ -323,6 +355,33 @@ func (r *run) entry(e *archive.Entry) error {
 	if len(r.files) >= windowFiles || len(r.pieces) >= windowPieces || r.memory >= windowBytes {
 		return r.flush()
 	}
+	return nil
+}
+
+// first returns the entry of which e is another name. An error that is Damaged is about e alone.
+func (r *run) first(e *archive.Entry) (*archive.Entry, error) {
+	first, err := r.tree.Lookup(r.ctx, e.Link)
+	switch {
+	case errors.Is(err, tree.ErrNotFound):
+		return nil, fmt.Errorf("%w: it is another name of %q, which is not in the archive", archive.ErrDamaged, e.Link)
+	case err != nil:
+		return nil, fmt.Errorf("it is another name of %q: %w", e.Link, err)
+	case first.Type != e.Type || first.Link != "":
+		return nil, fmt.Errorf("%w: it is another name of %q, which is not such a file", archive.ErrDamaged, e.Link)
+	}
+	if len(r.firsts) == maxFirsts {
+		clear(r.firsts)
+	}
+	r.firsts[e.Link] = true
+	return first, nil
+}
+
+// damaged reports that a path cannot be read back, if that is what err says; another error ends the run.
+func (r *run) damaged(path string, err error) error {
+	if !Damaged(err) {
+		return err
+	}
+	r.problem(path, err)
 	return nil
 }
 

@@ -95,7 +95,8 @@ func (v *Vault) open(group holdfast.GroupID, name holdfast.Name, sealed []byte, 
 	return kind, plain, nil
 }
 
-// get returns the plaintexts of blocks of one kind, in the order of names.
+// get returns the plaintexts of blocks of one kind, in the order of names. With a tree.Bad, which has a
+// BlockError for each name, it returns those that are not in it.
 func (v *Vault) get(ctx context.Context, group holdfast.GroupID, want holdfast.Kind, names []holdfast.Name) ([][]byte, error) {
 	out := make([][]byte, len(names))
 	place := make(map[holdfast.Name]int, len(names))
@@ -111,16 +112,21 @@ func (v *Vault) get(ctx context.Context, group holdfast.GroupID, want holdfast.K
 	if len(ask) == 0 {
 		return out, nil
 	}
+	bad := tree.Bad{}
 	err := v.c.Fetch(ctx, group, ask, func(name holdfast.Name, sealed []byte, err error) error {
 		kind, plain, err := v.open(group, name, sealed, err)
-		if err != nil {
-			return err
-		}
-		if kind != want {
-			return &BlockError{name, fmt.Errorf("%w: %s where %s belongs", archive.ErrDamaged, kind, want)}
+		if err == nil && kind != want {
+			err = &BlockError{name, fmt.Errorf("%w: %s where %s belongs", archive.ErrDamaged, kind, want)}
 		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
+		if Damaged(err) {
+			bad[name] = err
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 		out[place[name]] = plain
 		if want.Leaf() {
 			return nil
@@ -138,6 +144,9 @@ func (v *Vault) get(ctx context.Context, group holdfast.GroupID, want holdfast.K
 	})
 	if err != nil {
 		return nil, err
+	}
+	if len(bad) > 0 {
+		return out, bad
 	}
 	return out, nil
 }

@@ -21,7 +21,7 @@ type Verified struct {
 }
 
 // Verify reads back everything that the archives hold, and checks it: each tree and verdict list, each
-// block, and that each file's extents fit their blocks. Blocks that archives share are read once.
+// block, that each file's extents fit their blocks, and that hard links lead to files. Blocks that archives share are read once.
 // before is called before each archive and may be nil. An archive that is damaged does not keep the
 // others from being checked; the error is of something else, and what was verified until then is returned.
 func (v *Vault) Verify(ctx context.Context, as []history.Archive, opt Options, before func(history.Archive, *archive.Root)) ([]Verified, error) {
@@ -52,7 +52,8 @@ func (r *run) verify(root *archive.Root) error {
 	if err := r.v.Verdicts(r.ctx, r.a, root, func(archive.Verdict) error { return nil }); err != nil {
 		return err
 	}
-	if err := r.walk(r.v.Tree(r.a, root), []string{""}); err != nil {
+	r.tree = r.v.Tree(r.a, root)
+	if err := r.walk(r.tree, []string{""}); err != nil {
 		return err
 	}
 	if err := r.flush(); err != nil {

@@ -50,6 +50,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 
 	"holdfast"
 	"holdfast/client/archive"
@@ -70,9 +73,38 @@ const (
 // links, and may upload later, but children are put before their parents.
 type Put func(ctx context.Context, kind holdfast.Kind, plain []byte, links []holdfast.Name) (holdfast.Name, error)
 
-// Get returns the verified plaintexts of tree blocks, in the order of names, which are distinct. It must
-// be safe for concurrent use.
+// Get returns the verified plaintexts of tree blocks, in the order of names, which are distinct. If some of
+// them are damaged or not there, the error is a Bad, and the others are returned with it. It must be safe
+// for concurrent use.
 type Get func(ctx context.Context, names []holdfast.Name) ([][]byte, error)
+
+// Bad is the error of a Get that some blocks could not be had from: by name, what is wrong with each.
+type Bad map[holdfast.Name]error
+
+// Error gives the error of the first name.
+func (b Bad) Error() string {
+	var first holdfast.Name
+	for n := range b {
+		if b[first] == nil || bytes.Compare(n[:], first[:]) < 0 {
+			first = n
+		}
+	}
+	if len(b) > 1 {
+		return fmt.Sprintf("%v (and %d blocks more)", b[first], len(b)-1)
+	}
+	return fmt.Sprint(b[first])
+}
+
+// Unwrap returns the error of each name.
+func (b Bad) Unwrap() []error { return slices.Collect(maps.Values(b)) }
+
+// Lost is a part of a tree that cannot be read: some or all of what lies from one path up to another.
+type Lost struct {
+	From    string // the first path of the part
+	Before  string // where it ends: the next path that can be read, or the file that it ends in; "" is the end of the tree, and From means that path alone
+	Entries uint64 // how many it holds
+	Err     error  // wraps archive.ErrDamaged, or is what Get said
+}
 
 // ErrNotFound reports that an archive has no entry of that path.
 var ErrNotFound = errors.New("the archive has no such path")

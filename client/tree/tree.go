@@ -26,12 +26,17 @@ func Open(r *archive.Root, get Get) *Tree {
 type Span struct {
 	Prefix string // only this path and what is below it; "" is everything
 	After  string // only what comes after this path; "" is from the beginning
+
+	// Lost, if set, is told of each part that cannot be read, in order between the entries, and the walk goes
+	// on after it, unless Lost returns an error. Without it such a part ends the walk, as an error of the root
+	// does in any case.
+	Lost func(Lost) error
 }
 
 // Walk calls fn for the entries of span in order, fetching ahead. An entry is fn's to keep. The error
 // wraps archive.ErrDamaged, or is that of get or fn.
 func (t *Tree) Walk(ctx context.Context, span Span, fn func(*archive.Entry) error) error {
-	w := &walk{get: t.get, fn: fn, ahead: maxAhead}
+	w := &walk{get: t.get, fn: fn, ahead: maxAhead, lost: span.Lost}
 	if span.Prefix != "" {
 		w.low = archive.AppendKey(nil, span.Prefix)
 		w.high = append(bytes.Clone(w.low), 1)
@@ -92,6 +97,9 @@ type walk struct {
 	low, high []byte // nil high is no end; low grows as parts are skipped
 	ahead     int    // nodes fetched at a time: grows while none is skipped
 	joiner    archive.Joiner
+	lost      func(Lost) error
+	path      string // of the entry that the joiner holds, or held last
+	pass      []byte // with lost: key of a file of which a part is lost, so that the rest is passed over
 
 	// inside, if set, returns what of an entry's key is directly inside the directory that is listed: all
 	// of it, or the directory on the way to it. What lies below that is skipped.
@@ -118,7 +126,42 @@ func (t *Tree) run(ctx context.Context, w *walk) error {
 	if err := w.node(ctx, t.root, t.height-1, true, nil, plains[0]); err != nil {
 		return err
 	}
-	return w.emit(w.joiner.Finish())
+	return w.finish()
+}
+
+// finish hands on the entry that waited for more extents.
+func (w *walk) finish() error {
+	path := w.path
+	e, err := w.joiner.Finish()
+	if err != nil && w.lost != nil {
+		return w.lost(Lost{path, path, 1, err})
+	}
+	return w.emit(e, err)
+}
+
+// gap deals with a child that cannot be read; next is the first key after it.
+func (w *walk) gap(c child, next []byte, err error) error {
+	if w.lost == nil {
+		return err
+	}
+	base, cont := archive.SplitKey(c.key)
+	l := Lost{From: archive.KeyPath(base), Entries: c.entries, Err: err}
+	if cont { // the rest of a file's extents, and maybe more
+		if w.joiner.Drop() != nil {
+			l.Entries++
+		}
+		w.pass = base
+	} else if err := w.finish(); err != nil {
+		return err
+	}
+	if next != nil {
+		after, cont := archive.SplitKey(next)
+		l.Before = archive.KeyPath(after)
+		if cont {
+			w.pass = after
+		}
+	}
+	return w.lost(l)
 }
 
 // emit hands a complete entry to fn.
@@ -136,7 +179,11 @@ func (w *walk) node(ctx context.Context, c child, level int, root bool, next, pl
 		err = n.fits(c, level, root, next)
 	}
 	if err != nil {
-		return fmt.Errorf("tree node %.8s: %w", c.name, err)
+		err = fmt.Errorf("tree node %.8s: %w", c.name, err)
+		if root {
+			return err
+		}
+		return w.gap(c, next, err)
 	}
 	if level > 0 {
 		return w.nodes(ctx, n.children, level-1, next)
@@ -155,8 +202,23 @@ func (w *walk) item(it *leafItem) error {
 		return nil
 	}
 	base, cont := archive.SplitKey(it.key)
+	if w.pass != nil && bytes.Equal(base, w.pass) && cont {
+		return nil
+	}
 	if cont {
-		return w.joiner.Extents(base, it.extents)
+		err := w.joiner.Extents(base, it.extents)
+		if err == nil || w.lost == nil {
+			return err
+		}
+		l := Lost{From: archive.KeyPath(base), Before: archive.KeyPath(base), Err: err}
+		if w.joiner.Drop() != nil {
+			l.Entries = 1
+		}
+		w.pass = base
+		return w.lost(l)
+	}
+	if err := w.finish(); err != nil {
+		return err
 	}
 	e := it.entry
 	if w.inside != nil {
@@ -167,7 +229,16 @@ func (w *walk) item(it *leafItem) error {
 			w.low = append(bytes.Clone(base), 1)
 		}
 	}
-	return w.emit(w.joiner.Entry(base, e))
+	w.path = e.Path
+	if _, err := w.joiner.Entry(base, e); err != nil {
+		if w.lost == nil {
+			return err
+		}
+		w.joiner.Drop()
+		w.pass = base
+		return w.lost(Lost{e.Path, e.Path, 1, err})
+	}
+	return nil
 }
 
 // nodes reads those of the children of a node, all of that level, that lie in the span; next is the
@@ -180,6 +251,11 @@ func (w *walk) nodes(ctx context.Context, cs []child, level int, next []byte) er
 		return next
 	}
 	skip := func(i int) bool { // all of child i lies before low, which is never the key of continued extents
+		if w.pass != nil && cs[i].entries == 0 {
+			if base, cont := archive.SplitKey(cs[i].key); cont && bytes.Equal(base, w.pass) {
+				return true // or a hostile tree could have the same few nodes passed over for ever
+			}
+		}
 		a := after(i)
 		return a != nil && compareKeys(a, w.low) <= 0
 	}
@@ -212,7 +288,11 @@ func (w *walk) nodes(ctx context.Context, cs []child, level int, next []byte) er
 			coming = w.fetch(ctx, w.window(cs, i+len(f.cs), level))
 		}
 		for _, c := range f.cs {
-			if !skip(i) {
+			if bad := f.bad[c.name]; bad != nil && !skip(i) {
+				if err := w.gap(c, after(i), fmt.Errorf("read tree: %w", bad)); err != nil {
+					return err
+				}
+			} else if !skip(i) {
 				if err := w.node(ctx, c, level, false, after(i), f.plain[c.name]); err != nil {
 					return err
 				}
@@ -242,6 +322,7 @@ var errCount = errors.New("get returned another number of blocks than was asked 
 type fetch struct {
 	cs     []child
 	plain  map[holdfast.Name][]byte
+	bad    Bad // nodes that cannot be had, though others can
 	err    error
 	done   chan struct{}
 	cancel context.CancelFunc
@@ -264,10 +345,13 @@ func (w *walk) fetch(ctx context.Context, cs []child) *fetch {
 			}
 		}
 		plains, err := w.get(ctx, names)
-		if err == nil && len(plains) != len(names) {
+		if len(plains) != len(names) && (err == nil || errors.As(err, new(Bad))) {
 			err = errCount
 		}
-		if f.err = err; err != nil {
+		if f.err = err; w.lost != nil && errors.As(err, &f.bad) {
+			f.err = nil
+		}
+		if f.err != nil {
 			return
 		}
 		for i, n := range names {

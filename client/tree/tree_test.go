@@ -662,6 +662,12 @@ func TestHostileTrees(t *testing.T) {
 			if c.ok != (err == nil) || err != nil && !errors.Is(err, archive.ErrDamaged) {
 				t.Errorf("walk: %v", err)
 			}
+			// Nor does it say nothing, or go on for ever, where it may pass over what is wrong.
+			told := 0
+			err = Open(r, s.get).Walk(t.Context(), Span{Lost: func(Lost) error { told++; return nil }}, func(*archive.Entry) error { return nil })
+			if c.ok != (err == nil && told == 0) || told > 10 {
+				t.Errorf("walk past what is lost: %v, told %d times", err, told)
+			}
 		})
 	}
 }
