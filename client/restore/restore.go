@@ -247,15 +247,26 @@ func Name(h *history.Vault, series string, a history.Archive) string {
 	return series + "@" + t.Format(layout) + "Z"
 }
 
-// Find returns the archive that spec names: SERIES for the newest complete one, or SERIES@TIME with any
-// beginning of the time that only one archive has. The error wraps ErrNoArchive.
+// minID is the shortest beginning of an archive's id that names it, hexadecimal digits.
+const minID = 8
+
+// Find returns the archive that spec names: SERIES for the newest complete one, SERIES@TIME with any
+// beginning of the time that only one archive has, or, where there is no such series, any beginning of
+// the archive's id from minID digits on that no other has. The error wraps ErrNoArchive.
 func Find(m *keyring.Machine, h *history.Vault, spec string, states ...history.State) (history.Archive, error) {
 	series, when, timed := strings.Cut(spec, "@")
 	id := m.Series(series)
-	var found []history.Archive
-	var partial, deleted bool
+	var found, byID []history.Archive
+	var known, partial, deleted bool
 	for _, a := range h.Archives {
-		if a.Commit.Series != id || len(states) > 0 && !slices.Contains(states, a.State) {
+		known = known || a.Commit.Series == id
+		if len(states) > 0 && !slices.Contains(states, a.State) {
+			continue
+		}
+		if len(spec) >= minID && strings.HasPrefix(a.ID.String(), spec) {
+			byID = append(byID, a)
+		}
+		if a.Commit.Series != id {
 			continue
 		}
 		if !timed {
@@ -272,18 +283,29 @@ func Find(m *keyring.Machine, h *history.Vault, spec string, states ...history.S
 			found = append(found, a)
 		}
 	}
+	if !known {
+		found = byID
+	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
 		var names []string
 		for _, a := range found[:min(len(found), 3)] {
-			names = append(names, Name(h, series, a))
+			if known {
+				names = append(names, fmt.Sprintf("%s with id %.16s", Name(h, series, a), a.ID))
+			} else {
+				names = append(names, a.ID.String())
+			}
 		}
 		if len(found) > len(names) {
 			names = append(names, "...")
 		}
-		return history.Archive{}, &manyArchives{fmt.Sprintf("%d archives begin with %q (%s); say more of the time", len(found), spec, strings.Join(names, ", "))}
+		more := "the time, or give the beginning of the id"
+		if !known {
+			more = "the id"
+		}
+		return history.Archive{}, &manyArchives{fmt.Sprintf("%d archives begin with %q (%s); say more of %s", len(found), spec, strings.Join(names, ", "), more)}
 	case partial:
 		return history.Archive{}, fmt.Errorf("%w: %q has only partial archives so far; name one as SERIES@TIME, `holdfast list` shows them", ErrNoArchive, spec)
 	case deleted:

@@ -415,3 +415,44 @@ func TestFindLeavesDeleted(t *testing.T) {
 		t.Errorf("a series of which all is deleted: %v", err)
 	}
 }
+
+// TestFindByID: what has no other name of its own can be named by its id. A series of that name goes first.
+func TestFindByID(t *testing.T) {
+	m := remotetest.New(t).Machine
+	s := m.Series("s")
+	id := func(text string) (id holdfast.RecordID) {
+		copy(id[:], text)
+		return id
+	}
+	one := history.Archive{ID: id("\x12\x34\x56\x78\x9a"), Time: 1e18, Commit: history.Commit{Series: s}}
+	two := history.Archive{ID: id("\x12\x34\x56\x78\x9b"), Time: 1e18, Commit: history.Commit{Series: s}}
+	other := history.Archive{ID: id("\xab\xcd\xef\x01"), Time: 1e18, Commit: history.Commit{Series: m.Series("123456789b")}}
+	h := &history.Vault{Archives: []history.Archive{one, two}}
+	for spec, want := range map[string]history.Archive{"123456789a": one, "123456789b": two, two.ID.String(): two} {
+		if a, err := restore.Find(m, h, spec); err != nil || a.ID != want.ID {
+			t.Errorf("%s: %.16s, %v", spec, a.ID, err)
+		}
+	}
+	for _, spec := range []string{"1234567", "12345678", "123456789", "123456789c", "123456789A", "@123456789a"} {
+		if a, err := restore.Find(m, h, spec); !errors.Is(err, restore.ErrNoArchive) {
+			t.Errorf("%q is %.16s, %v", spec, a.ID, err)
+		}
+	}
+	if _, err := restore.Find(m, h, "12345678"); !strings.Contains(err.Error(), one.ID.String()) || !strings.Contains(err.Error(), two.ID.String()) {
+		t.Errorf("ids that begin alike: %v", err)
+	}
+	// Of one time: the message says how they can be told apart.
+	if _, err := restore.Find(m, h, restore.Name(h, "s", one)); !errors.Is(err, restore.ErrNoArchive) || !strings.Contains(err.Error(), "123456789a") {
+		t.Errorf("two archives of one time: %v", err)
+	}
+	h.Archives = append(h.Archives, other)
+	if a, err := restore.Find(m, h, "123456789b"); err != nil || a.ID != other.ID {
+		t.Errorf("a series that is called like an id: %.16s, %v", a.ID, err)
+	}
+	if _, err := restore.Find(m, h, "123456789b", history.Deleted); !errors.Is(err, restore.ErrNoArchive) {
+		t.Errorf("a series that is called like an id, none of it deleted: %v", err)
+	}
+	if _, err := restore.Find(m, h, "123456789a", history.Deleted); !errors.Is(err, restore.ErrNoArchive) {
+		t.Errorf("an archive that is not deleted among those that are: %v", err)
+	}
+}
