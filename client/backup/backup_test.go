@@ -410,3 +410,48 @@ func TestHardLinksOfUnreadable(t *testing.T) {
 		})
 	}
 }
+
+// TestPacksKeepFilesApart stores a file beside a secret one, both in one pack. Whether it holds the secret as
+// well does not show in the pack's size, for any length of it, as it would if the two were compressed together.
+func TestPacksKeepFilesApart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rnd := func(seed byte, n int) []byte {
+		b := make([]byte, n)
+		rand.NewChaCha8([32]byte{seed}).Read(b)
+		return b
+	}
+	put := func(name string, parts ...[]byte) {
+		if err := errors.Join(os.MkdirAll(filepath.Join(w.dir, "tree"), 0o755), os.WriteFile(filepath.Join(w.dir, "tree", name), bytes.Join(parts, nil), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := bytes.Repeat([]byte("All work and no play. "), 100)
+	secret := rnd(1, 3000)
+	cfg := w.config()
+	cfg.CacheDir = ""
+	pack := func() (size int) {
+		before := len(w.svc.Order)
+		w.run(cfg)
+		for _, n := range w.svc.Order[before:] {
+			if holdfast.Kind(w.svc.Blocks[n][2]) == holdfast.KindPack {
+				if size != 0 {
+					t.Fatal("two packs")
+				}
+				size = len(w.svc.Blocks[n])
+			}
+		}
+		return size
+	}
+	put("secret", text, secret)
+	for filler := range 6 {
+		var sizes [2]int
+		for i, guess := range [][]byte{rnd(2, 3000), secret} {
+			put("guess", text, guess, rnd(3, 1000+200*filler))
+			sizes[i] = pack()
+		}
+		if sizes[0] == 0 || sizes[0] != sizes[1] || sizes[0] > 2*len(text)+2*3000+1000+200*filler {
+			t.Errorf("packs of %v bytes with a wrong guess and a right one", sizes)
+		}
+	}
+}
