@@ -31,9 +31,15 @@ const (
 	// to look up and remember for it.
 	MaxBatchBlocks = 32768
 	MaxBatchLinks  = 6 * MaxLinks
+	// LeastBilled is what a block counts as at least, bytes: small ones cost the service a record, rows of its
+	// view and look-ups all the same. It counts for what is billed and for daily caps.
+	LeastBilled = 4 << 10
 	// MaxHave bounds the names in one presence question or one fetch.
 	MaxHave = 4096
 )
+
+// Billed returns what a sealed block of n bytes counts as, bytes.
+func Billed(n int) uint64 { return uint64(max(n, LeastBilled)) }
 
 // Kind says what a block's plaintext is. Each kind has its own naming key.
 type Kind uint8

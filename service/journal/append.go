@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"holdfast"
@@ -55,6 +56,8 @@ type Tx struct {
 	n     int // records
 	count uint32
 	bytes uint64
+	// opened is the sessions whose open records are in it.
+	opened map[holdfast.SessionID]sessionStart
 }
 
 func (t *Tx) open() *pending {
@@ -83,9 +86,9 @@ func (t *Tx) Stored(sid holdfast.SessionID, name holdfast.Name, kind holdfast.Ki
 	if !ok {
 		return fmt.Errorf("%w: %s", view.ErrNoSession, sid)
 	}
-	if _, ok, err := t.Reader().Present(s.Vault, s.Group, name); err != nil {
+	if b, ok, err := t.Reader().Present(s.Vault, s.Group, name); err != nil {
 		return err
-	} else if ok {
+	} else if ok && b.Promised(t.now) {
 		return fmt.Errorf("block %s: %w", name, view.ErrDuplicate)
 	}
 	if len(sealed) > holdfast.MaxBlock {
@@ -113,6 +116,13 @@ func (t *Tx) Stored(sid holdfast.SessionID, name holdfast.Name, kind holdfast.Ki
 // ask the same function in the same order (JOURNAL 1).
 func (t *Tx) Record(rec segment.Record) error {
 	p := t.open()
+	if d, err := deletes(rec); err != nil {
+		return err
+	} else if d {
+		if err := t.j.mayDelete(t.now); err != nil {
+			return err
+		}
+	}
 	m := p.b.Mark()
 	if err := p.b.AddRecord(t.now, rec); err != nil {
 		return err
@@ -149,6 +159,16 @@ func (t *Tx) History(r history.Record) (history.Entry, error) {
 	e := history.Stamp(vault, v.N+1, v.Head, t.now*1e6, r, t.j.cfg.LogKey)
 	if err := t.Record(segment.History{Vault: vault, Entry: e}); err != nil {
 		return history.Entry{}, err
+	}
+	if body.Type == history.TypeOpen {
+		o, err := history.ParseOpen(body.Fields)
+		if err != nil {
+			return history.Entry{}, err
+		}
+		if t.opened == nil {
+			t.opened = map[holdfast.SessionID]sessionStart{}
+		}
+		t.opened[o.Session] = sessionStart{vault, t.now}
 	}
 	return e, nil
 }
@@ -207,7 +227,7 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 	defer j.mu.Unlock()
 	p := j.cur
 	// Journal time never runs backwards, whatever the clock does (JOURNAL 14).
-	tx := &Tx{j: j, layer: view.NewLayer(j.overlay), now: max(j.time, time.Now().UnixMilli()), size: p.b.Size()}
+	tx := &Tx{j: j, layer: view.NewLayer(j.overlay), now: max(j.time, j.now()), size: p.b.Size()}
 	mark, kept := p.b.Mark(), false
 	defer func() { // also when fn panics
 		tx.j = nil
@@ -226,6 +246,7 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 		p.last, j.time = tx.now, tx.now
 		p.blocks += tx.count
 		p.bytes += tx.bytes
+		maps.Copy(j.open, tx.opened)
 		j.overlay.Add(tx.layer, p.layer)
 	}
 	t := j.ticket()

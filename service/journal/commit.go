@@ -160,20 +160,28 @@ func (j *Journal) confirm(ctx context.Context) error {
 }
 
 // watch reads the epoch object now and then, so that an owner that has nothing to acknowledge learns as well
-// that it was replaced (JOURNAL 5). A bucket that does not answer is no reason to stop: the next
-// acknowledgement will see.
+// that it was replaced (JOURNAL 5), and compares the clocks (JOURNAL 14). A bucket that does not answer is no reason
+// to stop: the next acknowledgement will see.
 func (j *Journal) watch() {
 	defer j.work.Done()
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(j.cfg.watch)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
+			if err := j.confirm(j.ctx); errors.Is(err, ErrLost) {
+				j.stop(err)
+				return
+			}
+			if err := j.look(j.ctx); err != nil && j.ctx.Err() == nil {
+				j.log.Warn("the clocks were not compared", "err", err)
+			}
+		case <-j.wake:
 		case <-j.stopped:
 			return
 		}
-		if err := j.confirm(j.ctx); errors.Is(err, ErrLost) {
-			j.stop(err)
+		if err := j.settle(j.ctx); err != nil && j.Err() == nil {
+			j.log.Warn("what is frozen is not recorded yet", "err", err)
 		}
 	}
 }

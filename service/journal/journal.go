@@ -55,6 +55,8 @@ type Config struct {
 	Log      *slog.Logger // nil discards
 	// Store, if set, is used as the view instead of opening Dir. Close closes it.
 	Store *view.Store
+
+	watch time.Duration // between two looks at epoch object and clocks; 0 is watchEvery
 }
 
 // Errors that a caller acts on.
@@ -121,6 +123,9 @@ type Journal struct {
 	room      chan struct{} // closed when cur was replaced
 	free      []*segment.Builder
 	err       error // why it stopped; wraps ErrStopped
+	clocks    clocks
+	open      map[holdfast.SessionID]sessionStart // of this process, neither ended nor forgotten
+	wake      chan struct{}                       // tells watch that something is owed
 }
 
 // Info says what Open did.
@@ -147,6 +152,10 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j := &Journal{
 		cfg: cfg, log: cfg.Log, logPub: cfg.LogKey.Public().(ed25519.PublicKey),
 		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}),
+		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1),
+	}
+	if j.cfg.watch == 0 {
+		j.cfg.watch = watchEvery
 	}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
@@ -175,6 +184,12 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
+	// What the clocks say now goes into the takeover's own segment: after a crash behind it, nobody could tell
+	// that the clock jumped (JOURNAL 14).
+	j.time, j.clocks.seen = chain.time, chain.time
+	if err := j.look(ctx); err != nil {
+		j.log.Warn("the clocks were not compared; nothing is deleted until they are", "err", err)
+	}
 	takeover, err := j.takeOver(ctx, chain)
 	if err != nil {
 		return nil, fmt.Errorf("take over epoch %d: %w", j.claim.Epoch, err)
@@ -198,6 +213,9 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j.log.Info("journal open", "position", j.pos, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
 	if q := j.info.Quarantine; q.Count > 0 {
 		j.log.Warn("objects outside the journal", "objects", q.Count, "bytes", q.Bytes)
+	}
+	for _, f := range j.freezes() {
+		j.log.Error("all deleting is frozen", "reason", f.Reason, "since", time.UnixMilli(f.Since).UTC(), "found", f.Text)
 	}
 	ok = true
 	j.work.Add(1)

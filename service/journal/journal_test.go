@@ -403,8 +403,19 @@ func TestRebuildCoversEveryRecordType(t *testing.T) {
 		time.Sleep(31 * 24 * time.Hour)
 		j = mustOpen(t, config(b))
 		c.j = j
+		// A month without a service looks like a clock that was set wrong, until a person says that it was not.
+		if err := c.ruleLater(context.Background()); !errors.Is(err, view.ErrFrozen) {
+			t.Fatal(err)
+		}
+		if f, err := j.Thaw(context.Background(), "Zoë", "we were away"); err != nil || len(f) != 1 || f[0].Reason != segment.ReasonJump {
+			t.Fatal(f, err)
+		}
 		if err := c.ruleLater(context.Background()); err != nil {
 			t.Fatal(err)
+		}
+		time.Sleep(view.Keep + time.Second)
+		if n, err := j.Condemn(context.Background(), c.unreferenced(t, j)); err != nil || n != 1 {
+			t.Fatal(n, err)
 		}
 		mustClose(t, j)
 		j = mustOpen(t, config(b))

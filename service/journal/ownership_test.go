@@ -17,6 +17,7 @@ import (
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/segment"
+	"holdfast/service/view"
 	"holdfast/service/view/viewtest"
 )
 
@@ -401,6 +402,10 @@ func TestQuarantine(t *testing.T) {
 			}
 		}
 		b.Store().SetSkew(0)
+		if _, err := j.Sweep(ctx); !errors.Is(err, view.ErrFrozen) || errors.Is(err, ErrClocks) || b.Count(sim.OpDelete) != 0 {
+			t.Fatalf("the clocks agree only just now, and it swept: %v", err)
+		}
+		time.Sleep(steadyFor[segment.ReasonClocks] + time.Minute)
 		swept, err := j.Sweep(ctx)
 		if err != nil || swept.Count != 2 || b.Count(sim.OpDelete) != 2 {
 			t.Fatalf("%+v %v", swept, err)

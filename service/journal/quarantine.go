@@ -5,21 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"holdfast/service/bucket"
 	"holdfast/service/segment"
 )
 
-const (
-	// maxOutside bounds the objects that a Quarantine names; it counts all.
-	maxOutside = 1000
-	// maxSkew is how far our clock and the store's may be apart for anything to be deleted (JOURNAL 14).
-	maxSkew = 5 * time.Minute
-)
-
-// ErrClocks reports that our clock and the store's are too far apart to delete anything.
-var ErrClocks = errors.New("this clock and the store's disagree, so nothing is deleted; set the wrong one")
+// maxOutside bounds the objects that a Quarantine names; it counts all.
+const maxOutside = 1000
 
 // Quarantine is what lies under the log's prefix and is not part of the journal (JOURNAL 7): segments that no
 // takeover accepted, because they landed too late or after one that is missing, and objects that are none.
@@ -72,23 +64,6 @@ func quarantine(l listing, table []segment.Accepted, limit uint64) (q Quarantine
 	return q
 }
 
-// CheckClocks returns ErrClocks unless our clock, journal time and the store's clock agree within five minutes
-// (JOURNAL 14). Whatever ends a delay or deletes asks it first: a clock that jumped ahead would end every
-// delay at once, and journal time, which never runs backwards, stays ahead when the clock was set right again.
-func (j *Journal) CheckClocks(ctx context.Context) error {
-	store, err := j.cfg.Bucket.Now(ctx)
-	if err != nil {
-		return fmt.Errorf("read the store's clock: %w", err)
-	}
-	j.mu.RLock()
-	ahead := time.UnixMilli(j.time).Sub(store)
-	j.mu.RUnlock()
-	if skew := max(time.Since(store).Abs(), ahead); skew > maxSkew {
-		return fmt.Errorf("%w (by %s)", ErrClocks, skew.Round(time.Second))
-	}
-	return nil
-}
-
 // Quarantine lists the log and says what in it is not part of the journal.
 func (j *Journal) Quarantine(ctx context.Context) (Quarantine, error) {
 	l, err := list(ctx, j.cfg)
@@ -109,7 +84,7 @@ func (j *Journal) Sweep(ctx context.Context) (swept Quarantine, err error) {
 	if err := j.Err(); err != nil {
 		return swept, err
 	}
-	if err := j.CheckClocks(ctx); err != nil {
+	if err := j.MayDelete(ctx); err != nil {
 		return swept, fmt.Errorf("sweep the quarantine: %w", err)
 	}
 	q, err := j.Quarantine(ctx)

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"holdfast/service/bucket"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 )
@@ -26,8 +28,8 @@ type Read struct {
 // errors as ReadBlock's; the Sealed share memory. It panics if the blocks are of different segments or not
 // in order.
 //
-// An object that is not there is an error like any other and says nothing about the block: a
-// contradiction is not a deletion.
+// An object that is not there, and has no twin, is an error like any other and says nothing about the block: a
+// contradiction is not a deletion. It freezes all deleting until a person has looked (JOURNAL 14).
 func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 	out := make([]Read, len(blocks))
 	if len(blocks) == 0 {
@@ -57,6 +59,26 @@ func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 	if err != nil && ctx.Err() == nil {
 		raw, err = j.get(ctx, s.Key, int64(first.Off), span)
 	}
+	switch {
+	case err == nil, ctx.Err() != nil:
+	case errors.Is(err, bucket.ErrShort): // what is left of it may hold some of them
+		raw, err = nil, nil
+	case errors.Is(err, bucket.ErrNotFound):
+		var other []found
+		if other, err = twins(ctx, j.cfg.Bucket, s.Key); err != nil {
+			break
+		}
+		err = bucket.ErrNotFound
+		for _, f := range other {
+			if raw, err = j.get(ctx, f.key, int64(first.Off), span); err == nil {
+				s.Key = f.key
+				break
+			}
+		}
+		if errors.Is(err, bucket.ErrNotFound) && ctx.Err() == nil {
+			j.contradict(fmt.Sprintf("the bucket says that it has no segment %s, which was acknowledged (object %s)", s.Key.Position, s.Key))
+		}
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -64,6 +86,24 @@ func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 		out[i] = j.verified(ctx, s.Key, b, raw, int(b.Off-first.Off))
 	}
 	return out
+}
+
+// maxTwins bounds the landings of one segment that are looked for.
+const maxTwins = 16
+
+// twins returns other landings of a segment: the same bytes under other nonces (JOURNAL 6). It is
+// asked when one landing turns out to be bad.
+func twins(ctx context.Context, b bucket.Bucket, k segment.Key) (other []found, err error) {
+	ctx, cancel := context.WithTimeout(ctx, getTimeout)
+	defer cancel()
+	list, err := b.List(ctx, segment.Prefix(k.Cell, k.Position), "", maxTwins)
+	for _, o := range list {
+		twin, err := segment.ParseKey(o.Key)
+		if err == nil && twin.Nonce != k.Nonce && twin.Hash == k.Hash && twin.Trailer == k.Trailer {
+			other = append(other, found{twin, o.Size})
+		}
+	}
+	return other, err
 }
 
 // get reads a range of a segment, with a deadline.
@@ -74,7 +114,7 @@ func (j *Journal) get(ctx context.Context, key segment.Key, off, n int64) ([]byt
 }
 
 // verified cuts b out of raw, or reads it once more if its bytes there are wrong: a reader or a line can
-// err where the store does not.
+// err where the store does not. If they are wrong again, another landing of the segment may be good.
 func (j *Journal) verified(ctx context.Context, key segment.Key, b view.Block, raw []byte, at int) Read {
 	if end := at + int(b.Len); end <= len(raw) {
 		if p := raw[at:end:end]; segment.SumOf(p) == b.Sum {
@@ -85,8 +125,17 @@ func (j *Journal) verified(ctx context.Context, key segment.Key, b view.Block, r
 	if err == nil && segment.SumOf(again) == b.Sum {
 		return Read{Sealed: again}
 	}
-	if err == nil {
-		err = fmt.Errorf("%w in the bucket: its checksum is wrong", ErrDamaged)
+	if err == nil || errors.Is(err, bucket.ErrShort) {
+		var other []found
+		if other, err = twins(ctx, j.cfg.Bucket, key); err == nil {
+			err = fmt.Errorf("%w in the bucket: its checksum is wrong", ErrDamaged)
+		}
+		for _, f := range other {
+			if again, no := j.get(ctx, f.key, int64(b.Off), int64(b.Len)); no == nil && segment.SumOf(again) == b.Sum {
+				j.log.Warn("a landing of a segment is damaged; another is good", "damaged", key, "good", f.key)
+				return Read{Sealed: again}
+			}
+		}
 	}
 	return Read{Err: fmt.Errorf("read block at %d in segment %s: %w", b.Off, b.Pos, err)}
 }

@@ -230,8 +230,9 @@ func newChain(ctx context.Context, cfg Config, all []found) (*chain, error) {
 			return false, nil
 		}
 		for _, f := range all[s.from:s.to] {
-			// Landings under other nonces have the same bytes (JOURNAL 6), hence the same hash and size.
-			if f.key.Hash != all[s.from].key.Hash || f.size != all[s.from].size {
+			// Landings under other nonces have the same bytes (JOURNAL 6), hence the same hash. One of another size
+			// is damaged, like one with other bytes.
+			if f.key.Hash != all[s.from].key.Hash {
 				return false, final{fmt.Errorf("%w: segment %s is there with two contents", ErrContradiction, pos)}
 			}
 		}
@@ -241,7 +242,7 @@ func newChain(ctx context.Context, cfg Config, all []found) (*chain, error) {
 	if top < 0 {
 		return c, nil
 	}
-	t, err := fetchTrailer(ctx, cfg.Bucket, all[top])
+	_, t, err := fetchTrailer(ctx, cfg.Bucket, all[top])
 	if err != nil {
 		return nil, err
 	}
@@ -270,10 +271,11 @@ func newChain(ctx context.Context, cfg Config, all []found) (*chain, error) {
 
 	// Read the end of it: what we are about to accept must be whole and linked.
 	for i := max(0, len(c.segments)-tail); i < len(c.segments); i++ {
-		t, err := fetchTrailer(ctx, cfg.Bucket, c.segments[i])
+		f, t, err := fetchTrailer(ctx, cfg.Bucket, c.segments[i])
 		if err != nil {
 			return nil, err
 		}
+		c.segments[i] = f
 		if i > 0 && t.Prev != c.segments[i-1].key.Hash {
 			return nil, final{fmt.Errorf("%w: segment %s does not continue %s", ErrContradiction, t.Position, c.segments[i-1].key.Position)}
 		}
@@ -318,12 +320,17 @@ func (j *Journal) takeOver(ctx context.Context, c *chain) (replayed, error) {
 	pos := segment.Position{Epoch: j.claim.Epoch}
 	_, prev := c.position()
 	b := segment.NewBuilder(j.cfg.Cell)
-	err := b.AddRecord(max(c.time, time.Now().UnixMilli()), segment.Takeover{
+	now := max(c.time, j.now())
+	err := b.AddRecord(now, segment.Takeover{
 		Epoch: j.claim.Epoch, Claim: j.claim.ID, Host: j.claim.Host, Table: c.table,
 	})
+	for _, f := range j.due() {
+		err = errors.Join(err, b.AddRecord(now, f))
+	}
 	if err != nil {
 		return replayed{}, err
 	}
+	j.clocks.owed = nil
 	s := b.Seal(pos, prev)
 	key, err := j.put(ctx, pos, s)
 	if err != nil {
@@ -403,10 +410,11 @@ func replay(ctx context.Context, cfg Config, store *view.Store, segments []found
 	return records, store.Commit(l)
 }
 
-// eachTrailer calls fn with the trailer of each segment, in order, while the next ones are fetched and
-// decoded.
+// eachTrailer calls fn with the trailer of each segment, in order, and the landing that it came from, while the next
+// ones are fetched and decoded.
 func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func(found, *segment.Trailer) error) error {
 	type result struct {
+		f   found
 		t   *segment.Trailer
 		err error
 	}
@@ -422,8 +430,8 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 				return
 			}
 			go func() {
-				t, err := fetchTrailer(ctx, b, f)
-				c <- result{t, err}
+				f, t, err := fetchTrailer(ctx, b, f)
+				c <- result{f, t, err}
 			}()
 		}
 	}()
@@ -434,7 +442,7 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 			<-c
 		}
 	}()
-	for _, f := range segments {
+	for range segments {
 		c, ok := <-queue
 		if !ok {
 			return ctx.Err()
@@ -443,20 +451,40 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 		if r.err != nil {
 			return r.err
 		}
-		if err := fn(f, r.t); err != nil {
+		if err := fn(r.f, r.t); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fetchTrailer reads a segment's trailer and verifies it against its key. Bytes that fail are read again,
-// trailerReads times in all, before the error wraps ErrDamaged.
-func fetchTrailer(ctx context.Context, b bucket.Bucket, f found) (t *segment.Trailer, err error) {
+// fetchTrailer reads a segment's trailer and verifies it against its key. If this landing of it is damaged or gone,
+// another will do (JOURNAL 6): fetchTrailer also returns the one that was good. The error wraps ErrDamaged if
+// none is.
+func fetchTrailer(ctx context.Context, b bucket.Bucket, f found) (found, *segment.Trailer, error) {
+	t, err := readTrailer(ctx, b, f)
+	if !errors.Is(err, ErrDamaged) && !errors.Is(err, bucket.ErrNotFound) {
+		return f, t, err
+	}
+	other, no := twins(ctx, b, f.key)
+	if no != nil {
+		return f, nil, errors.Join(err, no)
+	}
+	for _, twin := range other {
+		if t, no := readTrailer(ctx, b, twin); no == nil {
+			return twin, t, nil
+		}
+	}
+	return f, nil, err
+}
+
+// readTrailer is fetchTrailer of one landing. Bytes that fail are read again, trailerReads times in all, before
+// the error wraps ErrDamaged.
+func readTrailer(ctx context.Context, b bucket.Bucket, f found) (t *segment.Trailer, err error) {
 	bad := 0
 	err = persist(ctx, getPatience, getTimeout, func(ctx context.Context) error {
-		raw, err := b.Get(ctx, f.key.String(), f.size-int64(f.key.Trailer), int64(f.key.Trailer))
-		if err != nil {
+		raw, err := b.Get(ctx, f.key.String(), max(0, f.size-int64(f.key.Trailer)), int64(f.key.Trailer))
+		if err != nil && !errors.Is(err, bucket.ErrShort) {
 			return err
 		}
 		if t, err = f.key.Parse(raw, f.size); err != nil {

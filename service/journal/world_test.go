@@ -160,6 +160,9 @@ func (c *client) rule(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Asked{Account: c.ID, Names: 500}) }); err != nil {
+		return err
+	}
 	return c.records(ctx,
 		func() history.Record { return c.Signed(history.TypeDelete, c.ids(0, 1)) },
 		func() history.Record { return c.Signed(history.TypeUndelete, c.ids(0)) },
@@ -187,6 +190,21 @@ func (c *client) ruleLater(ctx context.Context) error {
 			return c.ByOwner(history.TypeRevoke, history.Revoke{Signer: c.Signer(), Since: time.Now().UnixNano()}.Encode())
 		},
 	)
+}
+
+// unreferenced returns the client's blocks without references: what a background job would find.
+func (c *client) unreferenced(t *testing.T, j *Journal) (all []Candidate) {
+	t.Helper()
+	for _, b := range c.sent {
+		row, ok, err := j.Acked().Block(c.Vault, c.Group, b.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok && row.Count == 0 {
+			all = append(all, Candidate{b.Name, row})
+		}
+	}
+	return all
 }
 
 func (c *client) records(ctx context.Context, make ...func() history.Record) error {

@@ -49,12 +49,12 @@ func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, lo
 	}
 }
 
-// Run goes through all vaults once and returns when what it did is durable. It does nothing while the clocks
-// disagree: the error wraps journal.ErrClocks. A vault that fails does not
+// Run goes through all vaults once and returns when what it did is durable. It does nothing while
+// deleting is frozen: the error wraps view.ErrFrozen. A vault that fails does not
 // keep others from their turn. A crash anywhere leaves some records unmade; the next run makes them.
 func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (done Done, err error) {
 	// A clock that jumped ahead must not end every delay at once (JOURNAL 14).
-	if err := j.CheckClocks(ctx); err != nil {
+	if err := j.MayDelete(ctx); err != nil {
 		return done, err
 	}
 	n, err := j.Acked().Vaults()

@@ -14,6 +14,8 @@ import (
 	"holdfast/service/bucket/sim"
 	"holdfast/service/journal"
 	"holdfast/service/policy"
+	"holdfast/service/segment"
+	"holdfast/service/view"
 	"holdfast/service/view/viewtest"
 )
 
@@ -59,7 +61,19 @@ func (w *world) open() {
 	w.ok(err)
 }
 
+// pass lets time pass: never so much without a look at it that it would be taken for a clock that was set
+// wrong.
 func (w *world) pass(d time.Duration) {
+	w.Helper()
+	for d > 0 {
+		step := min(d, 10*day)
+		w.jump(step)
+		d -= step
+	}
+}
+
+// jump lets time pass while there is no service.
+func (w *world) jump(d time.Duration) {
 	w.Helper()
 	w.ok(w.j.Close(context.Background()))
 	time.Sleep(d)
@@ -91,6 +105,13 @@ func (w *world) run(expired, purged int) {
 	if again, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); err != nil || again != (policy.Done{}) {
 		w.Errorf("a second run did %+v, %v", again, err)
 	}
+}
+
+func (w *world) stats() view.Stats {
+	w.Helper()
+	st, err := w.j.Acked().Stats()
+	w.ok(err)
+	return st
 }
 
 // client verifies the whole history as a client does, and returns the vault.
@@ -151,21 +172,123 @@ func TestScenarioS12(t *testing.T) {
 	})
 }
 
-// TestScenarioS16ClockJump lets a service's clock run a year ahead of the store's: nothing is purged.
+// TestScenarioS16ClockJump lets a service's clock run ahead of the store's, and behind it, while an archive waits to
+// be purged: nothing is. That is a record: it holds for the next process, whatever the clocks say by
+// then, and ends when they have agreed for an hour.
 func TestScenarioS16ClockJump(t *testing.T) {
+	const year = 365 * day
+	for what, c := range map[string]struct {
+		skew    time.Duration // of the store
+		restart bool          // before the clock is set right
+		steady  time.Duration // until it thaws; a day where the journal's clock comes back from the store's
+	}{
+		"a year ahead":                 {-year, false, day},
+		"a year ahead, and restarted":  {-year, true, day},
+		"a year behind":                {year, false, time.Hour},
+		"a year behind, and restarted": {year, true, time.Hour},
+		"six minutes ahead":            {-6 * time.Minute, false, time.Hour},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w, root := newWorld(t)
+			defer func() { w.ok(w.j.Close(context.Background())) }()
+			r := w.c.Commit(root.Name)
+			w.record(r)
+			w.record(w.c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
+			w.pass(8 * day) // it may be purged
+
+			w.bucket.Store().SetSkew(c.skew)
+			frozen := func(when string, clocks bool) {
+				t.Helper()
+				done, err := policy.Run(w.Context(), w.j, viewtest.LogKey())
+				if !errors.Is(err, view.ErrFrozen) || errors.Is(err, journal.ErrClocks) != clocks || done != (policy.Done{}) {
+					t.Errorf("%s, %s: %+v, %v", what, when, done, err)
+				}
+				if f := w.j.Freezes(); len(f) == 0 || f[0].Reason != segment.ReasonClocks || f[0].Text == "" {
+					t.Errorf("%s, %s: it does not say so: %+v", what, when, f)
+				}
+			}
+			frozen("at once", true)
+			if _, err := w.j.Thaw(w.Context(), "somebody", "no patience"); !errors.Is(err, journal.ErrClocks) {
+				t.Errorf("%s: a person thawed it while the clocks disagree: %v", what, err)
+			}
+			if c.restart {
+				w.jump(time.Minute)
+				frozen("after a restart", true)
+			}
+			w.record(w.c.Commit(root.Name)) // customers go on
+
+			w.bucket.Store().SetSkew(0) // now they agree
+			frozen("just set right", false)
+			w.jump(time.Minute)
+			frozen("set right and restarted", false)
+			time.Sleep(c.steady - time.Minute)
+			if err := w.j.MayDelete(w.Context()); !errors.Is(err, view.ErrFrozen) {
+				t.Errorf("%s: thawed too soon: %v", what, err)
+			}
+			time.Sleep(2 * time.Minute)
+			w.run(0, 1)
+			if f := w.j.Freezes(); len(f) != 0 {
+				t.Errorf("%s: %+v", what, f)
+			}
+			w.client() // agrees with all that was recorded
+		})
+	}
+}
+
+// TestScenarioS16JournalDoesNotJump lets the service's clock jump ahead while customers go on: the journal's time, which
+// never runs backwards, stays with the store's.
+func TestScenarioS16JournalDoesNotJump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, root := newWorld(t)
 		defer func() { w.ok(w.j.Close(context.Background())) }()
-		r := w.c.Commit(root.Name)
-		w.record(r)
-		w.record(w.c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
-		year := 365 * day
-		w.pass(year)
-		w.bucket.Store().SetSkew(-year) // the store says that no time has passed
-		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); !errors.Is(err, journal.ErrClocks) || done != (policy.Done{}) {
-			t.Errorf("a clock that is a year ahead: %+v, %v", done, err)
+		before := w.stats().Time
+		w.bucket.Store().SetSkew(-365 * day)
+		w.jump(365 * day)
+		w.record(w.c.Commit(root.Name))
+		if moved := time.Duration(w.stats().Time-before) * time.Millisecond; moved > time.Hour {
+			t.Errorf("the journal's time moved by %s", moved)
 		}
-		w.bucket.Store().SetSkew(0)
-		w.run(0, 1) // the year has really passed
+		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); !errors.Is(err, journal.ErrClocks) || done != (policy.Done{}) {
+			t.Errorf("%+v, %v", done, err)
+		}
 	})
+}
+
+// TestScenarioS16WithoutAStoresClock lets the clock jump where the store's is our own, as in a directory: it looks
+// like a service that was switched off for a year. A day passes before anything is deleted, unless a person says
+// that all is well.
+func TestScenarioS16WithoutAStoresClock(t *testing.T) {
+	for _, person := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w, root := newWorld(t)
+			defer func() { w.ok(w.j.Close(context.Background())) }()
+			r := w.c.Commit(root.Name)
+			w.record(r)
+			w.record(w.c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
+			w.jump(365 * day)
+			frozen := func() {
+				t.Helper()
+				if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); !errors.Is(err, view.ErrFrozen) || done != (policy.Done{}) {
+					t.Errorf("%+v, %v", done, err)
+				}
+			}
+			frozen()
+			w.jump(time.Minute)
+			frozen() // the journal remembers the jump, although its time has made it
+			if person {
+				f, err := w.j.Thaw(w.Context(), "operator", "it was switched off")
+				if err != nil || len(f) != 1 || f[0].Reason != segment.ReasonJump {
+					t.Error(f, err)
+				}
+				if _, err := w.j.Thaw(w.Context(), "operator", "again"); !errors.Is(err, journal.ErrThawed) {
+					t.Error(err)
+				}
+			} else {
+				time.Sleep(day - time.Hour)
+				frozen()
+				time.Sleep(time.Hour + time.Minute)
+			}
+			w.run(0, 1)
+		})
+	}
 }

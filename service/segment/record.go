@@ -2,6 +2,7 @@ package segment
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -21,6 +22,11 @@ const (
 	TypeAccount  Type = 4
 	TypeToken    Type = 5
 	TypeRedeemed Type = 6
+
+	TypeFrozen    Type = 8
+	TypeThawed    Type = 9
+	TypeCondemned Type = 10
+	TypeAsked     Type = 7
 )
 
 func (t Type) String() string {
@@ -37,11 +43,13 @@ func (t Type) String() string {
 		return "token"
 	case TypeRedeemed:
 		return "redeemed"
+	case TypeAsked:
+		return "asked"
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
-// Record is one fact of the journal: a Takeover, Stored, History, Account, Token or Redeemed (the
+// Record is one fact of the journal: a Takeover, Stored, History, Account, Token, Redeemed or Asked (the
 // structs themselves, not pointers to them).
 type Record interface {
 	Type() Type
@@ -110,6 +118,74 @@ type Redeemed struct {
 	TLSKey [32]byte
 }
 
+// Asked says how many names an account's machines asked about (wire.PathHave) since its last such record.
+type Asked struct {
+	Account holdfast.AccountID
+	Names   uint64 // at least 1
+}
+
+// Reason says why deleting is frozen in the whole cell. Each reason freezes and thaws by itself.
+type Reason uint8
+
+// The reasons.
+const (
+	// ReasonClocks: this service's clock or journal time and the store's clock disagree.
+	ReasonClocks Reason = 1
+	// ReasonJump: the clock moved ahead by more than a service is usually idle.
+	ReasonJump Reason = 2
+	// ReasonContradiction: the bucket does not show what was acknowledged.
+	ReasonContradiction Reason = 3
+	// MaxReason is the greatest of them.
+	MaxReason = ReasonContradiction
+)
+
+func (r Reason) String() string {
+	switch r {
+	case ReasonClocks:
+		return "clocks"
+	case ReasonJump:
+		return "jump"
+	case ReasonContradiction:
+		return "contradiction"
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// Frozen says that nothing in the cell is purged, expired, condemned, swept or deleted until a Thawed record of
+// the same reason (JOURNAL 14). It is the service's; the records with which customers freeze their vault
+// are of package history.
+type Frozen struct {
+	Reason Reason
+	Clock  int64  // ms since 1970; the service's, when it was found
+	Store  int64  // ms since 1970; the store's, 0 if it was not asked
+	Text   string // for people: what was found, 1 to MaxText bytes of UTF-8
+}
+
+// Thawed ends the freeze of a reason.
+type Thawed struct {
+	Reason Reason
+	Since  int64  // ms; journal time of the Frozen record that it ends
+	Clock  int64  // as in Frozen
+	Store  int64  // as in Frozen
+	By     string // who said so, up to MaxText bytes of UTF-8; empty if the service itself found the cause gone
+	Text   string // why, 1 to MaxText bytes of UTF-8
+}
+
+// Condemned says that the block of that name, at that place and without references, may be freed: it is not there for
+// anybody from now on. If it is stored again, that is another place, which this record does not concern
+// (JOURNAL 18).
+type Condemned struct {
+	Session holdfast.SessionID // that stored it there; vault and group follow from its open record
+	Name    holdfast.Name
+	Place   Position // of the segment that holds it
+	Off     uint32   // in the segment
+	// Before is the journal time, in ms, before which the block must have lost its last reference: the start of the
+	// oldest session that was open in the vault when this was appended, less the time for which
+	// unreferenced blocks are kept (JOURNAL 17). Sessions are not in the journal, so the record carries what
+	// follows from them.
+	Before int64
+}
+
 // Type returns TypeTakeover.
 func (Takeover) Type() Type { return TypeTakeover }
 
@@ -128,9 +204,21 @@ func (Token) Type() Type { return TypeToken }
 // Type returns TypeRedeemed.
 func (Redeemed) Type() Type { return TypeRedeemed }
 
+// Type returns TypeAsked.
+func (Asked) Type() Type { return TypeAsked }
+
+// Type returns TypeFrozen.
+func (Frozen) Type() Type { return TypeFrozen }
+
+// Type returns TypeThawed.
+func (Thawed) Type() Type { return TypeThawed }
+
+// Type returns TypeCondemned.
+func (Condemned) Type() Type { return TypeCondemned }
+
 // The smallest encodings, for bounding counts before memory is allocated.
 const (
-	minRecord   = 1 + 1 + 16 + 1 + 1 // ms, type, and the shortest fields: an account's
+	minRecord   = 1 + 1 + 16 + 1 // ms, type, and the shortest fields: an asked record's
 	acceptedLen = 8 + 8 + 32
 )
 
@@ -209,18 +297,25 @@ func (s Stored) append(b []byte, sessions func(holdfast.SessionID) uint64) []byt
 	return b
 }
 
-// readStored decodes the fields of a stored record. named is how many of the sessions were named so
-// far; it returns the new number.
-func readStored(r *enc.Reader, sessions []holdfast.SessionID, named int) (Stored, int) {
-	var s Stored
+// readSession decodes the index of a session. named is how many of the sessions were named so far; it returns
+// the new number.
+func readSession(r *enc.Reader, sessions []holdfast.SessionID, named int) (holdfast.SessionID, int) {
 	i := r.Uvarint()
 	if r.Err() == nil && (i >= uint64(len(sessions)) || i > uint64(named)) {
 		r.Fail("session %d is not the next of %d", i, len(sessions))
 	}
 	if r.Err() != nil {
+		return holdfast.SessionID{}, named
+	}
+	return sessions[i], max(named, int(i)+1)
+}
+
+// readStored decodes the fields of a stored record; named is as for readSession.
+func readStored(r *enc.Reader, sessions []holdfast.SessionID, named int) (Stored, int) {
+	var s Stored
+	if s.Session, named = readSession(r, sessions, named); r.Err() != nil {
 		return s, named
 	}
-	s.Session = sessions[i]
 	r.Fixed(s.Name[:])
 	s.Kind = holdfast.Kind(r.U8())
 	s.Off = uint32(r.UvarintMax(MaxBody))
@@ -232,7 +327,7 @@ func readStored(r *enc.Reader, sessions []holdfast.SessionID, named int) (Stored
 	for i := range s.Links {
 		r.Fixed(s.Links[i][:])
 	}
-	return s, max(named, int(i)+1)
+	return s, named
 }
 
 func (h History) check() error {
@@ -298,6 +393,103 @@ func readRedeemed(r *enc.Reader) Redeemed {
 	r.Fixed(t.Hash[:])
 	r.Fixed(t.TLSKey[:])
 	return t
+}
+
+func (a Asked) check() error {
+	if a.Names == 0 {
+		return errors.New("no names were asked about")
+	}
+	return nil
+}
+
+func (a Asked) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return binary.AppendUvarint(append(b, a.Account[:]...), a.Names)
+}
+
+func readAsked(r *enc.Reader) Asked {
+	var a Asked
+	r.Fixed(a.Account[:])
+	a.Names = r.Uvarint()
+	return a
+}
+
+func checkText(what, s string, min int) error {
+	if len(s) < min || len(s) > MaxText || !utf8.ValidString(s) {
+		return fmt.Errorf("%s is not %d to %d bytes of UTF-8", what, min, MaxText)
+	}
+	return nil
+}
+
+func (r Reason) check() error {
+	if r == 0 || r > MaxReason {
+		return fmt.Errorf("unknown %s", r)
+	}
+	return nil
+}
+
+func (f Frozen) check() error {
+	if err := f.Reason.check(); err != nil {
+		return err
+	}
+	return checkText("what was found", f.Text, 1)
+}
+
+func (f Frozen) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	b = appendU64(append(b, byte(f.Reason)), uint64(f.Clock))
+	return enc.AppendVLP(appendU64(b, uint64(f.Store)), []byte(f.Text))
+}
+
+func readFrozen(r *enc.Reader) Frozen {
+	return Frozen{Reason: Reason(r.U8()), Clock: r.I64(), Store: r.I64(), Text: string(r.VLP(MaxText))}
+}
+
+func (t Thawed) check() error {
+	if err := t.Reason.check(); err != nil {
+		return err
+	}
+	if err := checkText("who thawed", t.By, 0); err != nil {
+		return err
+	}
+	return checkText("the reason for thawing", t.Text, 1)
+}
+
+func (t Thawed) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	b = append(b, byte(t.Reason))
+	for _, v := range []int64{t.Since, t.Clock, t.Store} {
+		b = appendU64(b, uint64(v))
+	}
+	return enc.AppendVLP(enc.AppendVLP(b, []byte(t.By)), []byte(t.Text))
+}
+
+func readThawed(r *enc.Reader) Thawed {
+	return Thawed{
+		Reason: Reason(r.U8()), Since: r.I64(), Clock: r.I64(), Store: r.I64(),
+		By: string(r.VLP(MaxText)), Text: string(r.VLP(MaxText)),
+	}
+}
+
+func (Condemned) check() error { return nil }
+
+func (c Condemned) append(b []byte, sessions func(holdfast.SessionID) uint64) []byte {
+	b = binary.AppendUvarint(b, sessions(c.Session))
+	b = append(b, c.Name[:]...)
+	b = binary.AppendUvarint(b, c.Place.Epoch)
+	b = binary.AppendUvarint(b, c.Place.Seq)
+	b = binary.AppendUvarint(b, uint64(c.Off))
+	return appendU64(b, uint64(c.Before))
+}
+
+// readCondemned decodes the fields of a condemned record; sessions and named are as for readStored.
+func readCondemned(r *enc.Reader, sessions []holdfast.SessionID, named int) (Condemned, int) {
+	var c Condemned
+	if c.Session, named = readSession(r, sessions, named); r.Err() != nil {
+		return c, named
+	}
+	r.Fixed(c.Name[:])
+	c.Place = Position{r.Uvarint(), r.Uvarint()}
+	c.Off = uint32(r.UvarintMax(MaxBody))
+	c.Before = r.I64()
+	return c, named
 }
 
 func appendU64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }

@@ -15,7 +15,8 @@
 //	         prev      32   hash of the trailer of the segment before this one; zeros for the cell's first
 //	         time      i64  journal time of the first record, ms since 1970, not negative
 //	         body      u32  bytes before the trailer; at most 64 MiB
-//	         sessions  uvarint n, n x 16, in the order in which Stored records first name them, each named
+//	         sessions  uvarint n, n x 16, in the order in which Stored and Condemned records first name
+//	                   them, each named
 //	         records   uvarint n, at least 1; n x (uvarint ms since the record before it, 0 for the first;
 //	                   type u8; fields)
 //	         length    u32  of the trailer from magic to end, so that it can be found from an object's last
@@ -31,6 +32,10 @@
 //	4 account   id 16, vlp(name) of 1 to 200 bytes of UTF-8
 //	5 token     hash 32, account 16, expires i64
 //	6 redeemed  hash 32, tlsKey 32
+//	8 frozen    reason u8, clock i64, store i64, vlp(text) of 1 to 500 bytes of UTF-8
+//	9 thawed    reason u8, since i64, clock i64, store i64, vlp(by) of up to 500 bytes, vlp(text) of 1 to 500
+//	10 condemned  uvarint index into sessions, name 32, uvarint epoch, uvarint seq, uvarint off, before i64
+//	7 asked     account 16, uvarint names, at least 1
 //
 // The journal of a cell is its segments by (epoch, seq). Sequence 0 of every epoch begins with its only
 // takeover record; no other segment has one. The chain is a chain of trailer hashes: a segment's hash is
@@ -73,6 +78,8 @@ const (
 	MaxTable = 1 << 18
 	// MaxAccountName bounds the name of an account.
 	MaxAccountName = 200
+	// MaxText bounds what Frozen and Thawed records say to people.
+	MaxText = 500
 )
 
 // ErrFormat reports bytes that are not what they claim to be; every error of this package's parsers wraps it.

@@ -49,6 +49,7 @@ func sample(t testing.TB, takeover bool) *Builder {
 	fill(h.Entry.Record.Sig[:], 11)
 	fill(h.Entry.Record.Tag[:], 12)
 	add(1_800_000_000_301, h)
+	add(1_800_000_000_302, Asked{Account: half(5), Names: 300})
 	for i, s := range []Stored{
 		{Session: session(20), Name: name(40), Kind: holdfast.KindChunk},
 		{Session: session(21), Name: name(41), Kind: holdfast.KindPack},
@@ -59,6 +60,11 @@ func sample(t testing.TB, takeover bool) *Builder {
 		s.Off, s.Len, s.Sum = b.AddBlock(block), uint32(len(block)), SumOf(block)
 		add(1_800_000_000_400+int64(i), s)
 	}
+	add(1_800_000_000_500, Frozen{ReasonClocks, 1_800_000_000_500, 1_700_000_000_500, "a year apart, ungefähr"})
+	add(1_800_000_000_600, Thawed{ReasonClocks, 1_800_000_000_500, 1_800_000_000_600, 1_800_000_000_601, "", "they agree"})
+	add(1_800_000_000_700, Thawed{Reason: ReasonContradiction, Since: 1_800_000_000_600, By: "Zoë", Text: "found it"})
+	add(1_800_000_000_800, Condemned{session(23), name(44), Position{6, 1 << 40}, 1 << 20, 1_799_000_000_000})
+	add(1_800_000_000_800, Condemned{session(20), name(45), Position{7, 1}, 0, 1_799_000_000_000})
 	return b
 }
 
@@ -149,7 +155,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1000 || len(tr.Records) != 9 {
+	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1000 || len(tr.Records) != 15 {
 		t.Fatalf("%+v", tr)
 	}
 	for _, r := range tr.Records {
@@ -249,6 +255,14 @@ func TestAddRecordRefuses(t *testing.T) {
 		"long account name":  Account{Name: strings.Repeat("a", MaxAccountName+1)},
 		"wrong account name": Account{Name: "\xff"},
 		"long history":       History{Entry: history.Entry{Record: history.Record{Body: make([]byte, holdfast.MaxRecord+1)}}},
+		"asked nothing":      Asked{},
+		"no reason":          Frozen{Text: "x"},
+		"reason 4":           Thawed{Reason: 4, Text: "x"},
+		"frozen, no text":    Frozen{Reason: ReasonJump},
+		"frozen, long text":  Frozen{Reason: ReasonJump, Text: strings.Repeat("a", MaxText+1)},
+		"frozen, wrong text": Frozen{Reason: ReasonJump, Text: "\xff"},
+		"thawed, no text":    Thawed{Reason: ReasonJump, By: "x"},
+		"thawed, long by":    Thawed{Reason: ReasonJump, By: strings.Repeat("a", MaxText+1), Text: "x"},
 		"table out of order": Takeover{Epoch: 9, Table: []Accepted{{Epoch: 2}, {Epoch: 2}}},
 		"table of itself":    Takeover{Epoch: 9, Table: []Accepted{{Epoch: 9}}},
 		"table too long":     Takeover{Epoch: math.MaxUint64, Table: make([]Accepted, MaxTable+1)},

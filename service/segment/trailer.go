@@ -159,6 +159,16 @@ func readRecord(r *enc.Reader, sessions []holdfast.SessionID, named *int) Record
 		return readToken(r)
 	case TypeRedeemed:
 		return readRedeemed(r)
+	case TypeFrozen:
+		return readFrozen(r)
+	case TypeThawed:
+		return readThawed(r)
+	case TypeCondemned:
+		c, n := readCondemned(r, sessions, *named)
+		*named = n
+		return c
+	case TypeAsked:
+		return readAsked(r)
 	default:
 		r.Fail("unknown record type %d: written by a newer version?", uint8(typ))
 		return nil

@@ -32,6 +32,14 @@ func Apply(rows Rows, pos segment.Position, timeMS int64, rec segment.Record, lo
 		err = applyToken(rows, rec)
 	case segment.Redeemed:
 		err = applyRedeemed(rows, timeMS, rec)
+	case segment.Asked:
+		err = applyAsked(rows, timeMS, rec)
+	case segment.Frozen:
+		err = applyFrozen(rows, timeMS, rec)
+	case segment.Thawed:
+		err = applyThawed(rows, rec)
+	case segment.Condemned:
+		err = applyCondemned(rows, pos, timeMS, rec)
 	default:
 		panic(fmt.Sprintf("view: no rule for records of type %s", rec.Type()))
 	}
@@ -166,7 +174,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	if rev.revoked(s.Signer) {
 		return fmt.Errorf("%w: block %s by %.8s", history.ErrRevoked, rec.Name, s.Signer)
 	}
-	var again *Block // that the new one takes the place of
+	var again *Block // that the new one takes the place of: it is suspect, or may be condemned any moment
 	if old != nil {
 		b, _, err := loadBlock(rows, k[:])
 		if err != nil {
@@ -174,13 +182,17 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		}
 		if bad, err := rev.suspect(rows, b); err != nil {
 			return err
-		} else if !bad {
+		} else if !bad && b.Promised(timeMS) {
 			return fmt.Errorf("block %s: %w", rec.Name, ErrDuplicate)
 		}
 		if b.Kind != rec.Kind {
 			return fmt.Errorf("%w: it is a %s already", ErrKind, b.Kind)
 		}
 		again = &b
+	}
+	day, dk, err := s.room(rows, timeMS, holdfast.Billed(int(rec.Len)))
+	if err != nil {
+		return fmt.Errorf("block %s: %w", rec.Name, err)
 	}
 	children := make([]Block, len(rec.Links))
 	var missing []holdfast.Name
@@ -217,7 +229,9 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		if err := putAlternate(rows, s.group, rec.Name, *again); err != nil {
 			return err
 		}
-		b.Count, b.Since = again.Count, again.Since
+		if b.Count = again.Count; b.Count > 0 {
+			b.Since = 0
+		}
 	}
 	var v [blockSize]byte
 	if err := rows.Put(k[:], b.encode(&v)); err != nil {
@@ -239,9 +253,38 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	}
 	u.advance(timeMS)
 	u.Bytes += uint64(rec.Len)
+	u.Billed += holdfast.Billed(int(rec.Len))
 	u.Blocks++
+	if s.Cap != (Amount{}) {
+		if err := day.put(rows, dk[:]); err != nil {
+			return err
+		}
+	}
 	var uv [usageSize]byte
 	return rows.Put(key(rowUsage, s.Account[:]), u.encode(&uv))
+}
+
+// msPerDay is a day in ms.
+const msPerDay = 24 * 60 * 60 * 1000
+
+// room returns what the session's machine will have stored on the day of timeMS with one more block that counts
+// as so many bytes, and the key of that row. The error is a *CapError if the machine may not. Without a cap there
+// is no row, and it costs nothing.
+func (s *Session) room(rows Getter, timeMS int64, billed uint64) (d Day, k [1 + 32 + 32]byte, err error) {
+	if s.Cap == (Amount{}) {
+		return d, k, nil
+	}
+	k = dayKey(s.Vault, s.Signer)
+	if d, err = loadDay(rows, k[:], timeMS); err != nil {
+		return d, k, err
+	}
+	used := d.Amount
+	d.Bytes += billed
+	d.Blocks++
+	if s.Cap.Bytes > 0 && d.Bytes > s.Cap.Bytes || s.Cap.Blocks > 0 && d.Blocks > s.Cap.Blocks {
+		err = &CapError{s.Cap, used, d.Resets()}
+	}
+	return d, k, err
 }
 
 // putReferenced writes b with one reference more.
@@ -277,6 +320,11 @@ func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.P
 		return fmt.Errorf("%w: a genesis record in another vault", history.ErrFormat)
 	case body.Type != history.TypeGenesis && !exists:
 		return fmt.Errorf("%w: %s", ErrNoVault, rec.Vault)
+	}
+	if body.Type.ByService() { // expire and purge
+		if err := checkFreezes(rows); err != nil {
+			return err
+		}
 	}
 	part, err := loadPart(rows, v, body)
 	if err != nil {
@@ -357,7 +405,14 @@ func applyOpen(rows Rows, v Vault, body history.Body, timeMS int64) error {
 			return err
 		}
 	}
-	s := Session{Vault: v.ID, Group: o.Group, Signer: body.Signer, Account: v.Account, N: v.N, Start: timeMS, group: n}
+	m, _, err := loadMachine(rows, v.ID, body.Signer)
+	if err != nil {
+		return err
+	}
+	s := Session{
+		Vault: v.ID, Group: o.Group, Signer: body.Signer, Account: v.Account, N: v.N, Start: timeMS, group: n,
+		Cap: Amount{m.Enrol.DayBytes, m.Enrol.DayBlocks},
+	}
 	return s.put(rows, o.Session)
 }
 
@@ -460,6 +515,23 @@ func applyRedeemed(rows Rows, timeMS int64, rec segment.Redeemed) error {
 		return err
 	}
 	return tlsRow{account: t.Account}.put(rows, rec.TLSKey)
+}
+
+// applyAsked counts presence questions.
+func applyAsked(rows Rows, timeMS int64, rec segment.Asked) error {
+	if have, err := rows.Get(key(rowAccount, rec.Account[:])); err != nil {
+		return err
+	} else if have == nil {
+		return fmt.Errorf("%w: %s", ErrNoAccount, rec.Account)
+	}
+	u, err := loadUsage(rows, rec.Account)
+	if err != nil {
+		return err
+	}
+	u.advance(timeMS)
+	u.Asked += rec.Names
+	var b [usageSize]byte
+	return rows.Put(key(rowUsage, rec.Account[:]), u.encode(&b))
 }
 
 // SetNonce notes under which key an applied segment is in the bucket.

@@ -384,12 +384,13 @@ func TestUsageIsExact(t *testing.T) {
 	w := newWorld(t)
 	c := w.enrolled(1)
 	w.accept(c, c.Open())
-	want, bytes := new(big.Int), int64(0)
+	want, paid, bytes := new(big.Int), new(big.Int), int64(0)
 	for i := range 50 {
 		step := int64(i*i*100_003 + 1)
 		want.Add(want, new(big.Int).Mul(big.NewInt(bytes), big.NewInt(step)))
+		paid.Add(paid, new(big.Int).Mul(big.NewInt(int64(i)*holdfast.LeastBilled), big.NewInt(step)))
 		w.now += step
-		w.store(c, c.Chunk(i, 1+i*37))
+		w.store(c, c.Chunk(i, 1+i*37)) // all of them smaller than what is billed
 		bytes += int64(1 + i*37)
 	}
 	u, err := NewReader(w.rows).Usage(c.ID, w.now+1000)
@@ -397,19 +398,25 @@ func TestUsageIsExact(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Add(want, new(big.Int).Mul(big.NewInt(bytes), big.NewInt(1000)))
-	got := new(big.Int).Lsh(new(big.Int).SetUint64(u.Hi), 64)
-	got.Add(got, new(big.Int).SetUint64(u.Lo))
-	if got.Cmp(want) != 0 || u.Bytes != uint64(bytes) || u.Blocks != 50 {
+	paid.Add(paid, new(big.Int).Mul(big.NewInt(50*holdfast.LeastBilled), big.NewInt(1000)))
+	number := func(i Integral) *big.Int {
+		n := new(big.Int).SetUint64(i.Hi)
+		return n.Add(n.Lsh(n, 64), new(big.Int).SetUint64(i.Lo))
+	}
+	if number(u.Stored).Cmp(want) != 0 || u.Bytes != uint64(bytes) || u.Blocks != 50 {
 		t.Fatalf("%+v, want %s", u, want)
 	}
-	huge := Usage{Bytes: 1 << 60, AsOf: 0}
+	if number(u.Paid).Cmp(paid) != 0 || u.Billed != 50*holdfast.LeastBilled {
+		t.Fatalf("%+v, want %s billed", u, paid)
+	}
+	huge := Usage{Bytes: 1 << 60, Billed: 1 << 61}
 	huge.advance(1 << 40)
 	huge.advance(1 << 41)
-	if huge.Hi != 1<<37 || huge.Lo != 0 {
+	if huge.Stored != (Integral{1 << 37, 0}) || huge.Paid != (Integral{1 << 38, 0}) {
 		t.Fatalf("%+v, want 2^101", huge)
 	}
 	huge.advance(5)
-	if huge.Hi != 1<<37 || huge.AsOf != 1<<41 {
+	if huge.Stored.Hi != 1<<37 || huge.AsOf != 1<<41 {
 		t.Fatal("time ran backwards")
 	}
 }
@@ -459,7 +466,7 @@ func TestHistoryIsReadInPieces(t *testing.T) {
 // A record type without a rule must not be forgotten: every type that the journal knows is applied here.
 func TestEveryRecordTypeHasARule(t *testing.T) {
 	have := map[segment.Type]bool{}
-	for _, r := range []segment.Record{segment.Takeover{}, segment.Stored{}, segment.History{}, segment.Account{}, segment.Token{}, segment.Redeemed{}} {
+	for _, r := range []segment.Record{segment.Takeover{}, segment.Stored{}, segment.History{}, segment.Account{}, segment.Token{}, segment.Redeemed{}, segment.Asked{}, segment.Frozen{}, segment.Thawed{}, segment.Condemned{}} {
 		have[r.Type()] = true
 		_ = Apply(NewLayer(nothing{}), segment.Position{}, 0, r, logPub) // must not panic
 	}

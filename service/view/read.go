@@ -63,8 +63,11 @@ func (r Reader) Links(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name
 		return nil, err
 	}
 	k := blockKey(rowLinks, n, name)
-	var links []holdfast.Name
-	_, err = load(r.rows, k[:], func(rd *enc.Reader) {
+	return loadLinks(r.rows, k[:])
+}
+
+func loadLinks(rows Getter, k []byte) (links []holdfast.Name, err error) {
+	_, err = load(rows, k, func(rd *enc.Reader) {
 		links = make([]holdfast.Name, rd.Len()/32)
 		for i := range links {
 			rd.Fixed(links[i][:])
@@ -117,16 +120,28 @@ func (r Reader) Usage(id holdfast.AccountID, now int64) (Usage, error) {
 	return u, err
 }
 
-// advance carries the integral on to now, if that is later.
+// Today returns what a machine with a daily cap stored on the day of the journal time now (ms).
+func (r Reader) Today(v holdfast.VaultID, s holdfast.SignerID, now int64) (Day, error) {
+	k := dayKey(v, s)
+	return loadDay(r.rows, k[:], now)
+}
+
+// advance carries the integrals on to now, if that is later.
 func (u *Usage) advance(now int64) {
 	if now <= u.AsOf {
 		return
 	}
-	hi, lo := bits.Mul64(u.Bytes, uint64(now-u.AsOf))
-	var carry uint64
-	u.Lo, carry = bits.Add64(u.Lo, lo, 0)
-	u.Hi, _ = bits.Add64(u.Hi, hi, carry)
+	u.Stored.add(u.Bytes, now-u.AsOf)
+	u.Paid.add(u.Billed, now-u.AsOf)
 	u.AsOf = now
+}
+
+// add adds bytes over ms.
+func (i *Integral) add(bytes uint64, ms int64) {
+	hi, lo := bits.Mul64(bytes, uint64(ms))
+	var carry uint64
+	i.Lo, carry = bits.Add64(i.Lo, lo, 0)
+	i.Hi, _ = bits.Add64(i.Hi, hi, carry)
 }
 
 // Token returns the token with the hash of a secret (wire.HashSecret).

@@ -19,7 +19,9 @@ const (
 	rowAlternate   = 'B'
 	rowSeries      = 'c'
 	rowArchive     = 'C'
+	rowDay         = 'd'
 	rowEpoch       = 'e'
+	rowFreeze      = 'f'
 	rowGroup       = 'g'
 	rowHistory     = 'h'
 	rowRecord      = 'i'
@@ -169,10 +171,10 @@ func loadMeta(rows Getter) (m meta, ok bool, err error) {
 	return m, ok, err
 }
 
-const usageSize = 5 * 8
+const usageSize = 9 * 8
 
 func (u *Usage) encode(dst *[usageSize]byte) []byte {
-	for i, v := range []uint64{u.Bytes, u.Blocks, uint64(u.AsOf), u.Hi, u.Lo} {
+	for i, v := range []uint64{u.Bytes, u.Billed, u.Blocks, u.Asked, uint64(u.AsOf), u.Stored.Hi, u.Stored.Lo, u.Paid.Hi, u.Paid.Lo} {
 		binary.BigEndian.PutUint64(dst[8*i:], v)
 	}
 	return dst[:]
@@ -180,7 +182,7 @@ func (u *Usage) encode(dst *[usageSize]byte) []byte {
 
 func loadUsage(rows Getter, id holdfast.AccountID) (u Usage, err error) {
 	_, err = load(rows, key(rowUsage, id[:]), func(r *enc.Reader) {
-		u = Usage{Bytes: r.U64(), Blocks: r.U64(), AsOf: r.I64(), Hi: r.U64(), Lo: r.U64()}
+		u = Usage{Bytes: r.U64(), Billed: r.U64(), Blocks: r.U64(), Asked: r.U64(), AsOf: r.I64(), Stored: Integral{r.U64(), r.U64()}, Paid: Integral{r.U64(), r.U64()}}
 	})
 	return u, err
 }
@@ -278,8 +280,10 @@ func (s Session) put(rows Rows, id holdfast.SessionID) error {
 	b = append(b, u32(s.group)...)
 	b = append(b, s.Signer[:]...)
 	b = append(b, s.Account[:]...)
-	b = append(b, u64(s.N)...)
-	return rows.Put(key(rowSession, id[:]), append(b, u64(uint64(s.Start))...))
+	for _, v := range []uint64{s.N, uint64(s.Start), s.Cap.Bytes, s.Cap.Blocks} {
+		b = append(b, u64(v)...)
+	}
+	return rows.Put(key(rowSession, id[:]), b)
 }
 
 func loadSession(rows Getter, id holdfast.SessionID) (s Session, ok bool, err error) {
@@ -293,8 +297,36 @@ func loadSession(rows Getter, id holdfast.SessionID) (s Session, ok bool, err er
 		r.Fixed(s.Signer[:])
 		r.Fixed(s.Account[:])
 		s.N, s.Start = r.U64(), r.I64()
+		s.Cap = Amount{r.U64(), r.U64()}
 	})
 	return s, ok, err
+}
+
+const daySize = 3 * 8
+
+func dayKey(v holdfast.VaultID, s holdfast.SignerID) (k [1 + 32 + 32]byte) {
+	k[0] = rowDay
+	copy(k[1:], v[:])
+	copy(k[33:], s[:])
+	return k
+}
+
+func (d Day) put(rows Rows, k []byte) error {
+	var b [daySize]byte
+	for i, v := range []uint64{d.Day, d.Bytes, d.Blocks} {
+		binary.BigEndian.PutUint64(b[8*i:], v)
+	}
+	return rows.Put(k, b[:])
+}
+
+// loadDay returns what the machine of row k stored on the day of timeMS.
+func loadDay(rows Getter, k []byte, timeMS int64) (Day, error) {
+	var d Day
+	_, err := load(rows, k, func(r *enc.Reader) { d = Day{r.U64(), Amount{r.U64(), r.U64()}} })
+	if today := uint64(timeMS) / msPerDay; d.Day != today {
+		d = Day{Day: today}
+	}
+	return d, err
 }
 
 func (t Token) put(rows Rows, hash [32]byte) error {

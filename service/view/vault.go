@@ -270,22 +270,13 @@ func (c *addition) purge(a archiveRow) error {
 	if err != nil {
 		return err
 	}
-	k := blockKey(rowBlock, n, a.Commit.Root)
-	var b Block
-	if ok {
-		b, ok, err = loadBlock(c.rows, k[:])
-	}
-	if err == nil && (!ok || b.Count == 0) {
-		err = fmt.Errorf("archive %s: %w: its root is not there", a.ID, ErrDamaged)
+	if err == nil && !ok {
+		err = fmt.Errorf("archive %s: %w: its group is not there", a.ID, ErrDamaged)
 	}
 	if err != nil {
 		return err
 	}
-	if b.Count--; b.Count == 0 {
-		b.Since = c.timeMS
-	}
-	var buf [blockSize]byte
-	return c.rows.Put(k[:], b.encode(&buf))
+	return unreference(c.rows, blockKey(rowBlock, n, a.Commit.Root), c.timeMS)
 }
 
 // archiveRow is an archive and its place among those of its series. Suspect is not in the row; it follows

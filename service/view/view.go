@@ -17,7 +17,10 @@
 //	                        unchanged u64: series are numbered in the order of their first commit
 //	'C' vault 32, record id 32   an archive that is not purged: n u64, time i64 (ns), signer 32, state u8,
 //	                        changed i64 (ns), by machine u8, held u8, slot u32, commit fields
+//	'd' vault 32, signer 32 day u64, bytes u64, blocks u64: what a machine with a daily cap stored on the day, counted
+//	                        from 1970 in UTC, on which it last did; the bytes as billed
 //	'e' epoch u64           last seq u64, hash 32: a closed epoch as the journal accepted it
+//	'f' reason u8           since i64, clock i64, store i64, text: deleting is frozen in the whole cell
 //	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
 //	'h' vault 32, n u64     the entry, as package history encodes it
 //	'i' record id 32        vault 32, n u64
@@ -32,9 +35,11 @@
 //	'q' vault 32            genesis fields
 //	'R' vault 32, read key id 32   number u32: every read key that the vault ever had
 //	's' epoch u64, seq u64  hash 32, trailer u32, size u64, live blocks u32, live bytes u64
-//	'S' session 16          vault 32, group 16, group u32, signer 32, account 16, n u64, start i64
+//	'S' session 16          vault 32, group 16, group u32, signer 32, account 16, n u64, start i64, cap bytes u64,
+//	                        cap blocks u64: the machine's daily caps
 //	't' token 32            account 16, expires i64 (ns), TLS key 32 (zeros until it is redeemed)
-//	'u' account 16          bytes u64, blocks u64, as of i64, integral u128 (bytes x ms)
+//	'u' account 16          bytes u64, billed u64, blocks u64, asked u64, as of i64, integrals of bytes and of billed
+//	                        u128 (bytes x ms)
 //	'v' vault 32            account 16, n u64, head 32, time i64 (ns), owner seq u64, owner prev 32, service seq u64,
 //	                        service prev 32, read key id 32, read keys u32, series u32, frozen u8, delay u64, next
 //	                        delay u64, from i64 (ns)
@@ -54,6 +59,10 @@
 // raised when the linking block is stored, not when an archive is committed (JOURNAL 16); since is the
 // time at which a block without references was stored or lost its last one (JOURNAL 17). Deleting an
 // archive changes no count; purging it takes the reference to its root away (JOURNAL 16).
+//
+// A block without references is condemned when no open session can have been told of it: then its row goes, and
+// what it links to loses a reference. What loses its last one in this way has since set to the journal time less
+// Keep, so that what became garbage together goes together (JOURNAL 17).
 //
 // # Suspect blocks
 //
@@ -75,7 +84,7 @@ import (
 )
 
 // Version is the version of the rows; a store of another version is discarded and rebuilt.
-const Version = 2
+const Version = 3
 
 // Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
 // valid until the next change of the rows.
@@ -107,6 +116,22 @@ var (
 	// ErrDamaged reports rows that contradict one another or cannot be read: the view must be rebuilt.
 	ErrDamaged = errors.New("the view is damaged; it must be rebuilt from the bucket")
 )
+
+// CapError refuses a block that its machine may not store on this day any more.
+type CapError struct {
+	Cap, Used Amount // Cap has 0 for what is not capped
+	Resets    int64  // ms: the beginning of the next day of journal time, UTC
+}
+
+// Amount is how much a machine stored, or may store, on one day.
+type Amount struct {
+	Bytes  uint64 // billed
+	Blocks uint64
+}
+
+func (e *CapError) Error() string {
+	return fmt.Sprintf("the machine's daily cap is %d bytes and %d blocks (0 for none), of which %d and %d are used", e.Cap.Bytes, e.Cap.Blocks, e.Used.Bytes, e.Used.Blocks)
+}
 
 // MissingError lists blocks that a record needs and that are not there.
 type MissingError struct {
@@ -160,10 +185,25 @@ type Account struct {
 // Usage is what an account stores now, and the exact integral of it over time.
 type Usage struct {
 	Bytes  uint64 // sealed bytes
+	Billed uint64 // bytes, as holdfast.Billed counts them
 	Blocks uint64
-	AsOf   int64  // ms; the integral is up to here
-	Hi, Lo uint64 // bytes x ms, 128 bits
+	Asked  uint64 // names that its machines asked about
+	AsOf   int64  // ms; the integrals are up to here
+	Stored Integral
+	Paid   Integral // of Billed
 }
+
+// Integral is a number of bytes x ms of 128 bits.
+type Integral struct{ Hi, Lo uint64 }
+
+// Day is what a machine stored on one day of journal time, UTC.
+type Day struct {
+	Day uint64 // since 1970
+	Amount
+}
+
+// Resets returns when the next day begins, ms.
+func (d Day) Resets() int64 { return int64(d.Day+1) * msPerDay }
 
 // Token is an enrolment token.
 type Token struct {
@@ -198,6 +238,7 @@ type Session struct {
 	Account holdfast.AccountID
 	N       uint64 // number of its open record in the vault's history
 	Start   int64  // ms
+	Cap     Amount // of its machine, a day; 0 for none
 	group   uint32
 }
 

@@ -25,6 +25,8 @@ type Customer struct {
 	Group   holdfast.GroupID
 	Series  holdfast.SeriesID
 	Session holdfast.SessionID // the newest
+	// What Enrol says that the machine may store a day; 0 for no cap.
+	DayBytes, DayBlocks uint64
 
 	n       int
 	owner   ed25519.PrivateKey
@@ -101,7 +103,7 @@ func (c *Customer) Genesis() history.Record {
 func (c *Customer) Enrol() history.Record {
 	return c.EnrolAs(history.Enrol{
 		SignKey: wire.PublicKey(c.sign.Public().(ed25519.PublicKey)), TLSKey: c.tls,
-		Rights: holdfast.RightsAll, Group: c.Group, Chunk: history.DefaultChunk,
+		Rights: holdfast.RightsAll, Group: c.Group, Chunk: history.DefaultChunk, DayBytes: c.DayBytes, DayBlocks: c.DayBlocks,
 	})
 }
 

@@ -1,0 +1,102 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"holdfast"
+	"holdfast/service/segment"
+	"holdfast/service/view"
+)
+
+// maxCondemn bounds what one Append condemns, rows of the view in bytes: others are waiting for the sequencer.
+const maxCondemn = 1 << 20
+
+// sessionStart is a session that may rely on what it was told is there.
+type sessionStart struct {
+	vault holdfast.VaultID
+	start int64 // journal time of its open record, ms
+}
+
+// EndSession says that nobody relies any more on what a session was told. Until then, and from its open record
+// on, no block is condemned that it may have been told of (JOURNAL 17). A session that nobody ends keeps
+// blocks for as long as this process lives, and no longer (JOURNAL 15).
+func (j *Journal) EndSession(id holdfast.SessionID) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.open, id)
+}
+
+// Candidate is a block, at one place, of which somebody found that it may be freed. It is a proposal, made
+// from any view however old: only what still holds when its turn comes is done (JOURNAL 1).
+type Candidate struct {
+	Name  holdfast.Name
+	Block view.Block
+}
+
+// Condemn appends a condemned record for every candidate that may be condemned at that moment and returns how many
+// those are, once they are durable. What has references, moved, or may have been promised to a session is
+// left alone. The error wraps view.ErrFrozen while deleting is frozen.
+func (j *Journal) Condemn(ctx context.Context, all []Candidate) (n int, err error) {
+	if err := j.MayDelete(ctx); err != nil {
+		return 0, fmt.Errorf("condemn: %w", err)
+	}
+	var last *Ticket
+	for len(all) > 0 {
+		var did int
+		t, err := j.Append(ctx, func(tx *Tx) error {
+			did = 0
+			for len(all) > 0 && tx.layer.Size() < maxCondemn {
+				ok, err := tx.condemn(all[0])
+				if err != nil {
+					return err
+				}
+				if ok {
+					did++
+				}
+				all = all[1:]
+			}
+			return nil
+		})
+		if err != nil {
+			return n, fmt.Errorf("condemn: %w", err)
+		}
+		n += did
+		last = t
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	j.Flush()
+	if err := last.Wait(ctx); err != nil {
+		return n, fmt.Errorf("condemn: %w", err)
+	}
+	return n, nil
+}
+
+// condemn adds the record of one candidate, if it may be condemned now.
+func (t *Tx) condemn(c Candidate) (bool, error) {
+	s, ok, err := t.Reader().Session(c.Block.Session)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		return false, fmt.Errorf("block %s: %w: %s", c.Name, view.ErrNoSession, c.Block.Session)
+	}
+	// Sessions whose open record comes later in the journal find the block gone already.
+	oldest := t.now
+	for _, o := range t.j.open {
+		if o.vault == s.Vault {
+			oldest = min(oldest, o.start)
+		}
+	}
+	err = t.Record(segment.Condemned{
+		Session: c.Block.Session, Name: c.Name, Place: c.Block.Pos, Off: c.Block.Off, Before: view.CondemnableBefore(oldest),
+	})
+	switch {
+	case errors.Is(err, view.ErrMoved), errors.Is(err, view.ErrReferenced), errors.Is(err, view.ErrTooYoung):
+		return false, nil
+	}
+	return err == nil, err
+}
