@@ -472,9 +472,9 @@ func BenchmarkWorst(b *testing.B) {
 	const size = 4 << 20
 	ch := New(nil, testCuts(), 256<<10)
 	buf := make([]byte, 0, 1<<20)
-	once := func(data []byte) time.Duration { // the best of three
+	once := func(data []byte, times int) time.Duration { // the best of them
 		best := time.Hour
-		for range 3 {
+		for range times {
 			began := time.Now()
 			ch.Reset(bytes.NewReader(data))
 			for {
@@ -487,14 +487,21 @@ func BenchmarkWorst(b *testing.B) {
 		}
 		return best
 	}
+	even := once(random(1, size), 50)
 	ratio := 1e9
+	try := func(data []byte) {
+		r := float64(even) / float64(once(data, 3))
+		if r < 0.9 { // or something else took the processor
+			r = float64(even) / float64(once(data, 50))
+		}
+		ratio = min(ratio, r)
+	}
 	for b.Loop() {
-		even := once(random(1, size))
 		for c := range 256 {
-			ratio = min(ratio, float64(even)/float64(once(bytes.Repeat([]byte{byte(c)}, size))))
+			try(bytes.Repeat([]byte{byte(c)}, size))
 		}
 		for p := 2; p <= 64; p++ {
-			ratio = min(ratio, float64(even)/float64(once(periodic(uint64(p), p, size))))
+			try(periodic(uint64(p), p, size))
 		}
 	}
 	b.ReportMetric(ratio, "of-random-speed")
