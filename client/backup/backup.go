@@ -71,20 +71,23 @@ var (
 
 // Config says what to back up and how. Client is nil for a dry run without a service.
 type Config struct {
-	Machine     *keyring.Machine
-	Client      *remote.Client
-	Series      string
-	Base        string   // directory that relative roots start from; "" is the current one
-	Roots       []string // at least one
-	Exclude     []string // patterns, as source.CompileExclude takes them
-	CacheDir    string   // for the catalog; "" for none
-	DryRun      bool     // say what would be done, read no content, send nothing
-	Progress    *Progress
-	Problem     func(archive.Verdict)      // is told of each path with a problem as it is met; may be nil
-	Warn        func(message string)       // is told what the user should know; may be nil
-	Partial     time.Duration              // 0 means PartialEvery
-	Fault       func(string, uint64) error // as source.Options.Fault, for tests
-	FaultXattrs func(string) error         // as source.Options.FaultXattrs, for tests
+	Machine  *keyring.Machine
+	Client   *remote.Client
+	Series   string
+	Base     string   // directory that relative roots start from; "" is the current one
+	Roots    []string // at least one
+	Exclude  []string // patterns, as source.CompileExclude takes them
+	CacheDir string   // for the catalog; "" for none
+	DryRun   bool     // say what would be done, read no content, send nothing
+	// UploadAlways sends every block that is read without asking which are there: who watches the line learns
+	// nothing from what is left out.
+	UploadAlways bool
+	Progress     *Progress
+	Problem      func(archive.Verdict)      // is told of each path with a problem as it is met; may be nil
+	Warn         func(message string)       // is told what the user should know; may be nil
+	Partial      time.Duration              // 0 means PartialEvery
+	Fault        func(string, uint64) error // as source.Options.Fault, for tests
+	FaultXattrs  func(string) error         // as source.Options.FaultXattrs, for tests
 }
 
 // Progress counts as a run goes on. It may be read at any time.
@@ -247,7 +250,7 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		return r.res, err
 	}
 	defer sess.Close()
-	r.pipe = newPipeline(ctx, sess, &r.keys)
+	r.pipe = newPipeline(ctx, sess, &r.keys, !cfg.UploadAlways)
 	defer r.pipe.close()
 	defer func() {
 		r.pipe.cancel(err)

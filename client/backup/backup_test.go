@@ -455,3 +455,24 @@ func TestPacksKeepFilesApart(t *testing.T) {
 		}
 	}
 }
+
+// TestUploadAlways: the service is asked nothing, gets everything that is read, in each run, and the archive is whole.
+func TestUploadAlways(t *testing.T) {
+	w := newWorld(t)
+	w.write("a", 1, 3<<20)
+	w.write("b/c", 2, 100)
+	for run := range 2 {
+		cfg := w.config()
+		cfg.CacheDir, cfg.UploadAlways = "", true
+		r := w.run(cfg)
+		if r.KnownBlocks != 0 || r.Sent < 3<<20 || r.BytesRead != 3<<20+100 {
+			t.Errorf("run %d: %+v", run, r)
+		}
+	}
+	if n := w.svc.Served["have"]; n != 0 {
+		t.Errorf("the service was asked %d times which blocks it has", n)
+	}
+	if r := w.run(w.config()); r.DataBlocks != 0 || w.svc.Served["have"] == 0 {
+		t.Errorf("a run that asks: %+v, %v", r, w.svc.Served)
+	}
+}

@@ -29,6 +29,7 @@ type pipeline struct {
 	cancel context.CancelCauseFunc
 	sess   *remote.Session
 	keys   *keyring.GroupKeys
+	ask    bool // which blocks the service has
 
 	cur    *group
 	slots  chan struct{}
@@ -64,9 +65,9 @@ type group struct {
 // buffers holds chunks' plaintexts for reuse.
 var buffers sync.Pool
 
-func newPipeline(ctx context.Context, sess *remote.Session, keys *keyring.GroupKeys) *pipeline {
+func newPipeline(ctx context.Context, sess *remote.Session, keys *keyring.GroupKeys, ask bool) *pipeline {
 	slots := 2 + runtime.GOMAXPROCS(0)
-	p := &pipeline{sess: sess, keys: keys, slots: make(chan struct{}, slots), queue: make(chan *group, slots)}
+	p := &pipeline{sess: sess, keys: keys, ask: ask, slots: make(chan struct{}, slots), queue: make(chan *group, slots)}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	p.recent[0], p.recent[1] = map[holdfast.Name]struct{}{}, map[holdfast.Name]struct{}{}
 	p.wg.Go(func() {
@@ -138,9 +139,11 @@ func (p *pipeline) seal(g *group) error {
 	for i, j := range g.jobs {
 		names[i] = j.name
 	}
-	have, err := p.sess.Have(p.ctx, names)
-	if err != nil {
-		return err
+	have, err := make([]bool, len(names)), error(nil)
+	if p.ask {
+		if have, err = p.sess.Have(p.ctx, names); err != nil {
+			return err
+		}
 	}
 	g.sealed = make([][]byte, len(g.jobs))
 	var data, meta, known, dataBytes, metaBytes uint64

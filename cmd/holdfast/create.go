@@ -24,7 +24,7 @@ func newCreate(g *globals) *cobra.Command {
 	var asJSON bool
 	const form = "holdfast create SERIES PATH..."
 	cmd := &cobra.Command{
-		Use:   "create SERIES PATH... [-C DIR] [--exclude PATTERN] [--dry-run] [--json]",
+		Use:   "create SERIES PATH... [-C DIR] [--exclude PATTERN] [--upload-always] [--dry-run] [--json]",
 		Short: "Make an archive of some paths",
 		Long: `Create makes the archive SERIES@TIME of the given paths. Paths are kept as given without a leading
 slash: "create a -C /srv photos" makes an archive that holds photos.
@@ -32,6 +32,10 @@ slash: "create a -C /srv photos" makes an archive that holds photos.
 A PATTERN of --exclude is a shell glob for names ("*.o"), for paths from anywhere ("build/*.o") or, with
 a leading slash, from the top of the archive; ** stands for any number of directories, and a trailing
 slash fits directories only. What is in an excluded directory is excluded with it.
+
+With --upload-always the service is not asked which blocks it has: all that is read is uploaded once, so that
+nobody can tell from what is left out whether some content was in the backup before. Files that did not
+change are not read, so not uploaded.
 
 A file is read only if it changed since the last archive of the series. What could not be read is listed
 in the archive, said on standard error, and makes the exit code 3.`,
@@ -50,6 +54,7 @@ in the archive, said on standard error, and makes the exit code 3.`,
 	f := cmd.Flags()
 	f.StringVarP(&cfg.Base, "directory", "C", "", "look for relative paths in `DIR` instead of the current directory")
 	f.StringArrayVar(&cfg.Exclude, "exclude", nil, "leave out what fits `PATTERN`; may be repeated")
+	f.BoolVar(&cfg.UploadAlways, "upload-always", false, "do not ask the service which blocks it has, upload all that is read")
 	f.BoolVar(&cfg.DryRun, "dry-run", false, "say what would be done, read no content, store nothing")
 	f.BoolVar(&asJSON, "json", false, "write the summary as JSON")
 	return cmd

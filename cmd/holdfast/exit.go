@@ -9,6 +9,7 @@ import (
 	"holdfast/client/backup"
 	"holdfast/client/remote"
 	"holdfast/client/restore"
+	"holdfast/client/seal"
 	"holdfast/history"
 	"holdfast/wire"
 )
@@ -70,6 +71,14 @@ func report(ctx context.Context, w io.Writer, err error) int {
 	case errors.As(err, &away):
 		fmt.Fprintln(w, "holdfast: "+oneLine(away.Error()))
 		return exitUnavailable
+	}
+	if wire.CodeOf(err) == wire.CodeCapExceeded {
+		fmt.Fprintln(w, "holdfast: "+oneLine(err.Error())+" What was uploaded is kept: run the same command then to go on.")
+		return exitUnavailable
+	}
+	if errors.Is(err, seal.ErrOldKey) { // which says what to do
+		fmt.Fprintln(w, "holdfast: "+oneLine(err.Error()))
+		return exitFailed
 	}
 	fmt.Fprintln(w, "holdfast: "+oneLine(err.Error())+advice(err))
 	if untrusted(err) || restore.Damaged(err) {

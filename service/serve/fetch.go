@@ -62,18 +62,22 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		}
 	}
 
-	ctx, cancel := context.WithCancel(r.Context())
+	cut := newCutter(w, r)
+	ctx, cancel := context.WithCancel(cut.ctx)
 	var wg sync.WaitGroup
+	defer cut.end()
 	defer wg.Wait()
 	defer cancel()
+	var short error // no memory; set before queue is closed
 	// Reads get their memory in the order in which they are written out, so the one that is needed next
 	// never waits behind one that is needed later.
 	queue := make(chan *read, readAhead-2) // one more is being written, and one being queued
 	wg.Go(func() {
 		defer close(queue)
 		for _, run := range plan(blocks) {
-			release, err := s.fetches.acquire(ctx, c.machine.Vault, span(run))
+			release, err := s.memory(ctx, s.fetches, c.machine.Vault, span(run), cut.cutWriting)
 			if err != nil {
+				short = err
 				return
 			}
 			rd := &read{run: run, release: release, done: make(chan struct{})}
@@ -100,13 +104,19 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		<-rd.done
 		if err == nil {
-			err = s.writeRead(w, rd)
+			err = s.mayGoOn(c)
+		}
+		if err == nil {
+			err = s.writeRead(w, rd, cut)
 		}
 		if err != nil {
 			cancel()
 		}
 		rd.results = nil
 		rd.release()
+	}
+	if err == nil {
+		err = short
 	}
 	if err == nil {
 		err = context.Cause(ctx)
@@ -123,6 +133,16 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 	return nil
 }
 
+// mayGoOn refuses if the caller was revoked since its request began: an answer can be gigabytes, and what is
+// not written yet is not for that machine any more.
+func (s *Server) mayGoOn(c caller) error {
+	m, ok, err := s.j.Acked().MachineByTLS(c.key)
+	if err == nil && (!ok || m.Revoked != 0) {
+		err = errRevoked
+	}
+	return err
+}
+
 // read is one request to the bucket for blocks that lie near one another.
 type read struct {
 	run     []found
@@ -132,7 +152,7 @@ type read struct {
 }
 
 // writeRead writes what was read to the client.
-func (s *Server) writeRead(w http.ResponseWriter, rd *read) error {
+func (s *Server) writeRead(w http.ResponseWriter, rd *read, cut *cutter) error {
 	for i, res := range rd.results {
 		f := wire.Frame{Name: rd.run[i].name, Sealed: res.Sealed}
 		switch {
@@ -142,7 +162,9 @@ func (s *Server) writeRead(w http.ResponseWriter, rd *read) error {
 		case res.Err != nil:
 			return fmt.Errorf("%w: %w", errBackend, res.Err)
 		}
-		patient(w, len(f.Sealed))
+		if err := cut.unless(func() { patient(w, len(f.Sealed)) }); err != nil {
+			return err
+		}
 		if _, err := w.Write(wire.AppendFrameHeader(nil, f)); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ type raw struct {
 // raw connects with c's key. The service may send the answers' heads, but not one byte of a body.
 func (c *client) raw() *raw {
 	c.w.Helper()
-	conn, err := c.w.l.dial(c.w.Context())
+	conn, err := c.w.l.dial(c.w.Context(), c.home)
 	if err != nil {
 		c.w.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"holdfast/history"
 	"holdfast/service/account"
 	"holdfast/service/journal"
+	"holdfast/service/segment"
 	"holdfast/service/view"
 	"holdfast/wire"
 )
@@ -74,8 +76,15 @@ func (s *Server) redeem(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err := parseHex(secret[:], q.Secret, "token's secret"); err != nil {
 		return err
 	}
+	if err := s.limits.guess(c); err != nil {
+		return err
+	}
 	if err := s.taking(); err != nil {
 		return err
+	}
+	// Whoever has a token has it since it is durable. So a wrong one does not even make the journal's writers wait.
+	if _, ok, err := s.j.Acked().Token(wire.HashSecret(secret)); err != nil || !ok {
+		return cmp.Or(err, view.ErrTokenUnknown)
 	}
 	id, err := account.Redeem(r.Context(), s.j, secret, c.key)
 	if err != nil {
@@ -189,8 +198,11 @@ func (s *Server) vaults(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err := parseHex(owner[:], r.PathValue("owner"), "owner key in the path"); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.limits.guess(c); err != nil {
+		return err
+	}
+	s.ownersMu.Lock()
+	defer s.ownersMu.Unlock()
 	view := s.j.Acked()
 	n, err := view.Vaults()
 	if err != nil {
@@ -241,7 +253,10 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request, c caller) error
 	if err := s.taking(); err != nil {
 		return err
 	}
-	e, _, err := s.enter(r, rec)
+	if err := s.limits.record(c, b.Vault, len(rec.Body)); err != nil {
+		return err
+	}
+	e, _, err := s.enter(r, c, rec)
 	if err != nil {
 		return err
 	}
@@ -249,11 +264,22 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request, c caller) error
 }
 
 // enter makes rec the next of its vault's history, unless it is there already, and returns its entry once
-// that is durable, with the journal time of the request in ms and whether it was there.
-func (s *Server) enter(r *http.Request, rec history.Record) (e history.Entry, p place, err error) {
+// that is durable, with the journal time of the request in ms and whether it was there. What the caller's account
+// asked about meanwhile goes with it.
+func (s *Server) enter(r *http.Request, c caller, rec history.Record) (e history.Entry, p place, err error) {
+	asked, keep := s.asked.take(c.account), false
+	defer func() {
+		if !keep {
+			s.asked.back(c.account, asked)
+		}
+	}()
 	t, err := s.j.Append(r.Context(), func(tx *journal.Tx) (err error) {
 		p.now = tx.Now()
 		e, err = tx.History(rec)
+		if err == nil && asked > 0 {
+			err = tx.Record(segment.Asked{Account: c.account, Names: asked})
+			keep = err == nil
+		}
 		if !errors.Is(err, view.ErrDuplicate) {
 			return err
 		}
@@ -285,7 +311,9 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request, c caller) error
 		return refusal(wire.CodeBadRequest, "The request needs ?after=N, the number of the last record that the client has.")
 	}
 	// The memory is held until the client has taken the answer.
-	release, err := s.fetches.acquire(r.Context(), c.machine.Vault, historyPart)
+	cut := newCutter(w, r)
+	defer cut.end()
+	release, err := s.memory(r.Context(), s.fetches, c.machine.Vault, historyPart, cut.cutWriting)
 	if err != nil {
 		return err
 	}
@@ -304,17 +332,31 @@ func (s *Server) usage(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err != nil {
 		return err
 	}
-	u, err := v.Usage(c.account, max(st.Time, time.Now().UnixMilli()))
+	now := max(st.Time, time.Now().UnixMilli())
+	u, err := v.Usage(c.account, now)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, wire.Usage{
-		Account:     c.account.String(),
-		StoredBytes: u.Bytes,
-		Blocks:      u.Blocks,
-		ByteSeconds: byteSeconds(u.Hi, u.Lo),
-		AsOf:        time.UnixMilli(u.AsOf).UTC(),
-	})
+	a := wire.Usage{
+		Account:           c.account.String(),
+		StoredBytes:       u.Bytes,
+		BilledBytes:       u.Billed,
+		Blocks:            u.Blocks,
+		Asked:             u.Asked + s.asked.count(c.account),
+		ByteSeconds:       byteSeconds(u.Stored.Hi, u.Stored.Lo),
+		BilledByteSeconds: byteSeconds(u.Paid.Hi, u.Paid.Lo),
+		AsOf:              time.UnixMilli(u.AsOf).UTC(),
+	}
+	if e := c.machine.Enrol; c.standing == enrolled && (e.DayBytes > 0 || e.DayBlocks > 0) {
+		d, err := v.Today(c.machine.Vault, c.machine.Signer, now)
+		if err != nil {
+			return err
+		}
+		a.Today = &wire.Cap{
+			Bytes: e.DayBytes, Blocks: e.DayBlocks, UsedBytes: d.Bytes, UsedBlocks: d.Blocks, Resets: time.UnixMilli(d.Resets()).UTC(),
+		}
+	}
+	return writeJSON(w, http.StatusOK, a)
 }
 
 // byteSeconds writes a 128-bit number of byte milliseconds as decimal byte seconds, exactly.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"holdfast/history"
 	"holdfast/service/journal"
@@ -54,6 +55,7 @@ var reasons = []struct {
 	{wire.ErrTransport, wire.CodeBadRequest, ""},
 	// It may next time: the line is not the client's fault.
 	{errBody, wire.CodeBusy, "The body of the request did not arrive whole, or too slowly."},
+	{errCut, wire.CodeBusy, "The service is short of memory and this request was slow; try again in a moment."},
 	{errBackend, wire.CodeBackendDown, "The service cannot reach its storage at the moment."},
 }
 
@@ -85,6 +87,10 @@ func (s *Server) explain(r *http.Request, err error) *wire.Error {
 		}
 		return e
 	}
+	var full *view.CapError
+	if errors.As(err, &full) {
+		return capExceeded(full)
+	}
 	for _, x := range reasons {
 		if errors.Is(err, x.err) {
 			if x.code == wire.CodeBackendDown {
@@ -101,6 +107,25 @@ func (s *Server) explain(r *http.Request, err error) *wire.Error {
 	}
 	s.log.Error("request failed", "request", r.Pattern, "error", err)
 	return refusal(wire.CodeInternal, "The service failed unexpectedly; its log says why.")
+}
+
+// capExceeded tells a machine what it may store a day, what it did, and when it may go on.
+func capExceeded(e *view.CapError) *wire.Error {
+	c := &wire.Cap{
+		Bytes: e.Cap.Bytes, Blocks: e.Cap.Blocks, UsedBytes: e.Used.Bytes, UsedBlocks: e.Used.Blocks,
+		Resets: time.UnixMilli(e.Resets).UTC(),
+	}
+	var may []string
+	if c.Bytes > 0 {
+		may = append(may, fmt.Sprintf("%d bytes, of which %d are used", c.Bytes, c.UsedBytes))
+	}
+	if c.Blocks > 0 {
+		may = append(may, fmt.Sprintf("%d blocks, of which %d are used", c.Blocks, c.UsedBlocks))
+	}
+	r := refusal(wire.CodeCapExceeded, "This machine may store %s today, and may go on at %s.",
+		strings.Join(may, ", and "), c.Resets.Format(time.RFC3339))
+	r.Cap = c
+	return r
 }
 
 // sentence makes a sentence of an error.

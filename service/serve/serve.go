@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -44,7 +45,6 @@ const (
 	headerPatience = 20 * time.Second
 	idlePatience   = 3 * time.Minute
 	drainPatience  = 20 * time.Second // for requests under way when the service is told to end
-	maxConnections = 1024
 	// Requests under way: of all callers, of one vault or account, and of all keys that have none. What is
 	// beyond is told that the service is busy; as many again are cut off without a word.
 	maxRequests   = 1024
@@ -67,6 +67,9 @@ type Server struct {
 	log *slog.Logger
 
 	uploads, fetches *budget
+	limits           limits
+	asked            *meter
+	lobby            lobby
 	ending           atomic.Bool // told to end: takes nothing new
 	behind           atomic.Bool // it was logged that a client knows more than the journal
 
@@ -77,6 +80,8 @@ type Server struct {
 	// created says which vault a connection key created since this process began: one is enough, and
 	// more would be a way to fill the journal for nothing.
 	created map[[32]byte]holdfast.VaultID
+
+	ownersMu sync.Mutex
 	// owners says which vaults an owner key made, of the first owned vaults of the view.
 	owners map[[32]byte][]holdfast.VaultID
 	owned  uint32
@@ -91,6 +96,9 @@ func New(cfg Config) *Server {
 		j: cfg.Journal, id: cfg.Identity, log: cfg.Log,
 		uploads:  newBudget(uploadMemory, uploadShare),
 		fetches:  newBudget(fetchMemory, fetchShare),
+		limits:   newLimits(),
+		asked:    newMeter(),
+		lobby:    lobby{in: map[holdfast.VaultID]int{}},
 		requests: map[party]int{},
 		sessions: map[holdfast.SessionID]*session{},
 		created:  map[[32]byte]holdfast.VaultID{},
@@ -134,10 +142,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       idlePatience,
 		MaxHeaderBytes:    maxHeader,
 		HTTP2:             h2,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.ServeTLS(limit(l, maxConnections), "", "") }()
+	go func() { served <- srv.ServeTLS(newConnections(l), "", "") }()
 	var err error
 	select {
 	case err = <-served:
@@ -156,54 +165,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		srv.Close()
 	}
 	<-served
+	s.settleAll(patience)
 	return err
-}
-
-// limit lets at most n connections of l be open at a time; more wait in the system's queue.
-func limit(l net.Listener, n int) net.Listener {
-	return &limited{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
-}
-
-type limited struct {
-	net.Listener
-	slots  chan struct{}
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: c, slots: l.slots}, nil
-}
-
-func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	once  sync.Once
-	slots chan struct{}
-}
-
-func (c *limitedConn) Close() error {
-	c.once.Do(func() { <-c.slots })
-	return c.Conn.Close()
 }
 
 // caller is who sent a request, as the acknowledged view knows the key of the connection.
 type caller struct {
 	key     [32]byte
+	network netip.Prefix // that it calls from
 	account holdfast.AccountID
 	standing
 	machine view.Machine // where standing is enrolled
@@ -230,9 +199,14 @@ func (st standing) String() string {
 // revoked reports whether the caller is a machine that may do nothing any more.
 func (c caller) revoked() bool { return c.standing == enrolled && c.machine.Revoked != 0 }
 
+// stranger reports whether the caller is nobody whom the service knows or wants to: his limits are those of all of
+// them, so that a stolen key that was revoked takes nothing from the vault that it was stolen from.
+func (c caller) stranger() bool { return c.standing == unknown || c.revoked() }
+
 // identify finds out who sent a request. Rights are looked up for every request, so that a change acts
 // on connections that are open.
 func (s *Server) identify(r *http.Request) (c caller, err error) {
+	c.network = networkOf(r.RemoteAddr)
 	if c.key, err = wire.PeerKey(r.TLS); err != nil {
 		return c, err
 	}
@@ -287,15 +261,18 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// party is who shares a number of requests under way: a vault, an account without one, or, as zeros, all
-// keys that the service does not know. Keys cost nothing, so that a share for each of them is none.
+// party is who shares a number of requests under way and of connections: a vault, an account without one, or, as
+// zeros, all strangers. Keys cost nothing, so that a share for each of them is none.
 type party struct {
 	vault   holdfast.VaultID
 	account holdfast.AccountID
 }
 
 func (c caller) party() party {
-	if c.standing == enrolled {
+	switch {
+	case c.stranger():
+		return party{}
+	case c.standing == enrolled:
 		return party{vault: c.machine.Vault}
 	}
 	return party{account: c.account}
@@ -341,6 +318,12 @@ func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.H
 		}
 		if err == nil {
 			err = full
+		}
+		if own, ok := r.Context().Value(connKey{}).(*conn); err == nil && ok {
+			err = own.belongs(c.party())
+		}
+		if err == nil {
+			err = s.limits.request(c)
 		}
 		switch {
 		case err != nil:

@@ -631,7 +631,7 @@ func TestHaveIsAPromise(t *testing.T) {
 		_, err := c.upload(sid, 1, frame(name(1), sealed(sid, holdfast.KindChunk, 10)),
 			frame(name(2), sealed(sid, holdfast.KindTree, 10, name(1))), frame(name(3), sealed(sid, holdfast.KindChunk, 10)))
 		w.ok(err, "upload")
-		later(keep - time.Minute)
+		later(view.Keep - time.Minute)
 		sid = c.open()
 		got, err := c.have(sid, name(1), name(2), name(3))
 		if err != nil || got != "010101" {
@@ -650,30 +650,32 @@ func TestHaveIsAPromise(t *testing.T) {
 	})
 }
 
-// TestMemoryIsBounded: bodies that do not come hold a bounded part of the memory, others get through, and
-// who waits too long is told that the service is busy.
+// staller sends the head of a batch of size bytes and the first of them, and no more.
+func (w *world) staller(ctx context.Context, wg *sync.WaitGroup, c *client, sid holdfast.SessionID, seq, size int) {
+	rd, wr := io.Pipe()
+	r, _ := http.NewRequestWithContext(ctx, "POST", "https://service"+path(wire.PathBlocks, sid)+fmt.Sprintf("?seq=%d", seq), rd)
+	r.ContentLength = int64(size)
+	wg.Go(func() {
+		defer wr.Close()
+		if _, err := c.request(r); err == nil {
+			w.Error("half a body was taken")
+		}
+	})
+	go wr.Write(make([]byte, 1000))
+	synctest.Wait()
+}
+
+// TestMemoryIsBounded: bodies that do not come hold a bounded part of the memory, others get through, even when
+// two vaults together hold all of it, and who waits too long is told that the service is busy.
 func TestMemoryIsBounded(t *testing.T) {
 	inWorld(t, func(w *world) {
 		const size = 8 << 20
 		var wg sync.WaitGroup
 		ctx, cancel := context.WithCancel(w.Context())
-		stall := func(c *client, sid holdfast.SessionID, seq int) {
-			rd, wr := io.Pipe()
-			r, _ := http.NewRequestWithContext(ctx, "POST", "https://service"+path(wire.PathBlocks, sid)+fmt.Sprintf("?seq=%d", seq), rd)
-			r.ContentLength = size
-			wg.Go(func() {
-				defer wr.Close()
-				if _, err := c.request(r); err == nil {
-					w.Error("half a body was taken")
-				}
-			})
-			go wr.Write(make([]byte, 1000))
-			synctest.Wait()
-		}
 		slow := w.customer("slow", holdfast.RightsAll)
 		sid := slow.open()
 		for k := 1; k <= 6; k++ {
-			stall(slow, sid, k)
+			w.staller(ctx, &wg, slow, sid, k, size)
 		}
 		if free := w.srv.uploads.free; free != uploadMemory-uploadShare {
 			w.Errorf("%d bytes are free: one vault holds more than its share", free)
@@ -686,25 +688,54 @@ func TestMemoryIsBounded(t *testing.T) {
 		slow2 := w.customer("slow2", holdfast.RightsAll)
 		sid = slow2.open()
 		for k := 1; k <= 4; k++ {
-			stall(slow2, sid, k)
+			w.staller(ctx, &wg, slow2, sid, k, size)
 		}
 		if free := w.srv.uploads.free; free != 0 {
 			w.Errorf("%d bytes are free", free)
 		}
+		// Two that hold everything between them keep nobody out for longer than what is held can be held.
 		start := time.Now()
 		_, err = good.upload(gs, 2, frame(name(2), sealed(gs, holdfast.KindChunk, 1000)))
+		if waited := time.Since(start); err != nil || waited < cutAfter || waited > cutAge+cutAgain {
+			w.Errorf("upload while two vaults hold all memory: %v after %v", err, waited)
+		}
+		cancel()
+		wg.Wait()
+		synctest.Wait()
+		if free := w.srv.uploads.free; free != uploadMemory || len(w.srv.uploads.granted) != 0 {
+			w.Errorf("%d bytes are free after everybody left", free)
+		}
+	})
+}
+
+// TestSlowAreNotCut: whoever holds no more than cutFloor keeps it, and those for whom nothing is left are told.
+func TestSlowAreNotCut(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(w.Context())
+		for i := range uploadMemory / cutFloor {
+			c := w.customer(fmt.Sprint("slow", i), holdfast.RightsAll)
+			w.staller(ctx, &wg, c, c.open(), 1, cutFloor)
+		}
+		good := w.customer("good", holdfast.RightsAll)
+		gs := good.open()
+		start := time.Now()
+		_, err := good.upload(gs, 1, frame(name(2), sealed(gs, holdfast.KindChunk, 1000)))
 		w.want(wire.CodeBusy, err, "upload while all memory is held")
 		var e *wire.Error
 		if errors.As(err, &e) && e.RetryAfter == 0 || time.Since(start) != memoryPatience {
 			w.Errorf("%+v after %v", e, time.Since(start))
 		}
-		// Who is too slow is cut off, and everything is free again.
-		later(slowGrace + size*time.Second/slowRate)
+		if free := w.srv.uploads.free; free != 0 {
+			w.Errorf("%d bytes are free: somebody was cut", free)
+		}
+		// Who is too slow for his size is cut off, and everything is free again.
+		later(slowGrace + cutFloor*time.Second/slowRate)
 		synctest.Wait()
 		if free := w.srv.uploads.free; free != uploadMemory {
 			w.Errorf("%d bytes are free after the slow were cut off", free)
 		}
-		_, err = good.upload(gs, 2, frame(name(2), sealed(gs, holdfast.KindChunk, 1000)))
+		_, err = good.upload(gs, 1, frame(name(2), sealed(gs, holdfast.KindChunk, 1000)))
 		w.ok(err, "upload afterwards")
 		cancel()
 		wg.Wait()

@@ -6,15 +6,13 @@ import (
 
 	"holdfast"
 	"holdfast/history"
-	"holdfast/service/view"
 	"holdfast/wire"
 )
 
 const (
-	sessionIdle = time.Hour      // after which a session is forgotten
-	keep        = 48 * time.Hour // JOURNAL 17: how long a block without references is promised to stay
-	maxSessions = 4096           // open at a time; one more forgets one of the vault that has most
-	maxPerKey   = 8              // of one machine; opening more forgets the one unused for longest
+	sessionIdle = time.Hour // after which a session is forgotten
+	maxSessions = 4096      // open at a time; one more forgets one of the vault that has most
+	maxPerKey   = 8         // of one machine; opening more forgets the one unused for longest
 )
 
 // session is one upload. It lives in this process only: no session survives it (JOURNAL 15).
@@ -23,7 +21,7 @@ type session struct {
 	vault  holdfast.VaultID
 	group  holdfast.GroupID
 	signer holdfast.SignerID
-	turns  *turns
+	turns  *turns // of its batches
 
 	// Guarded by Server.mu.
 	ready bool  // its open record is durable
@@ -51,18 +49,21 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err := s.taking(); err != nil {
 		return err
 	}
+	if err := s.limits.record(c, b.Vault, len(rec.Body)); err != nil {
+		return err
+	}
 	ses, fresh, err := s.enlist(c, o)
 	if err != nil {
 		return err
 	}
-	e, p, err := s.enter(r, rec)
+	e, p, err := s.enter(r, c, rec)
 	if err == nil && p.known && fresh {
 		err = errSessionGone // of an earlier process
 	}
 	s.mu.Lock()
 	ses.busy--
 	if err != nil && fresh {
-		delete(s.sessions, ses.id)
+		s.forget(ses.id)
 	}
 	if err == nil && !ses.ready {
 		ses.ready, ses.start = true, p.now
@@ -96,7 +97,7 @@ func (s *Server) enlist(c caller, o history.Open) (ses *session, fresh bool, err
 			continue
 		}
 		if now.Sub(x.used) > sessionIdle {
-			delete(s.sessions, id)
+			s.forget(id)
 			continue
 		}
 		if x.of(c) {
@@ -110,7 +111,7 @@ func (s *Server) enlist(c caller, o history.Open) (ses *session, fresh bool, err
 		if oldest == nil {
 			return nil, false, &wire.Error{Code: wire.CodeBusy, Message: "This machine has too many sessions open.", RetryAfter: 10}
 		}
-		delete(s.sessions, oldest.id)
+		s.forget(oldest.id)
 	}
 	if len(s.sessions) >= maxSessions && !s.forgetOne() {
 		return nil, false, &wire.Error{Code: wire.CodeBusy, Message: "Too many sessions are open; the service takes more in a while.", RetryAfter: 30}
@@ -121,6 +122,12 @@ func (s *Server) enlist(c caller, o history.Open) (ses *session, fresh bool, err
 	}
 	s.sessions[ses.id] = ses
 	return ses, true, nil
+}
+
+// forget forgets a session, and lets the journal condemn what it was promised. mu is held.
+func (s *Server) forget(id holdfast.SessionID) {
+	delete(s.sessions, id)
+	s.j.EndSession(id)
 }
 
 // forgetOne forgets an idle session of the vault that has most: machines cost a vault nothing, so that
@@ -142,7 +149,7 @@ func (s *Server) forgetOne() bool {
 	if worst == nil {
 		return false
 	}
-	delete(s.sessions, worst.id)
+	s.forget(worst.id)
 	return true
 }
 
@@ -166,7 +173,7 @@ func (s *Server) session(r *http.Request, c caller) (*session, func(), error) {
 	}
 	now := time.Now()
 	if ses.busy == 0 && now.Sub(ses.used) > sessionIdle {
-		delete(s.sessions, id)
+		s.forget(id)
 		return nil, nil, errSessionGone
 	}
 	ses.busy++
@@ -185,8 +192,9 @@ func (s *Server) close(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err == nil {
 		end()
 		s.mu.Lock()
-		delete(s.sessions, ses.id)
+		s.forget(ses.id)
 		s.mu.Unlock()
+		s.settle(r.Context(), c.account)
 	} else if err != errSessionGone {
 		return err
 	}
@@ -209,6 +217,9 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err != nil {
 		return err
 	}
+	if err := s.limits.names(c, len(names)); err != nil {
+		return err
+	}
 	// Of acknowledged blocks only: one that is not durable yet can still be lost with this process.
 	v := s.j.Acked()
 	out := make([]byte, len(names))
@@ -217,14 +228,12 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 		if err != nil {
 			return err
 		}
-		if ok && promised(blk, ses.start) {
+		if ok && blk.Promised(ses.start) {
 			out[i] = 1
 		}
 	}
+	if s.asked.add(c.account, len(names)) {
+		s.settle(r.Context(), c.account)
+	}
 	return writeBinary(w, out)
-}
-
-// promised reports whether a session that started at that journal time (ms) may rely on a live block.
-func promised(b view.Block, start int64) bool {
-	return b.Count > 0 || b.Since > start-keep.Milliseconds()
 }

@@ -181,7 +181,7 @@ func TestTurnsSim(t *testing.T) {
 					a, err := tr.enter(t.Context(), k, func() (err error) {
 						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+roll(60))*time.Second)
 						defer cancel()
-						release, err = b.acquire(ctx, holdfast.VaultID{}, 1)
+						release, err = b.acquire(ctx, holdfast.VaultID{}, 1, nil)
 						return err
 					})
 					if err != nil {
@@ -235,7 +235,7 @@ func TestBudget(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			r, err := b.acquire(ctx, id, n)
+			r, err := b.acquire(ctx, id, n, nil)
 			if err != nil {
 				return nil
 			}
@@ -259,7 +259,7 @@ func TestBudget(t *testing.T) {
 		for i, n := range []int64{5, 1, 1} {
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * time.Millisecond)
-				r, err := b.acquire(t.Context(), holdfast.VaultID{byte(10 + i)}, n)
+				r, err := b.acquire(t.Context(), holdfast.VaultID{byte(10 + i)}, n, nil)
 				if err != nil {
 					t.Error(err)
 					return

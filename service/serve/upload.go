@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"holdfast"
@@ -19,8 +20,11 @@ import (
 //
 //	wait for the batch's turn, then for memory (turns says why in this order)
 //	read the body, and check the frames, without holding anything else
-//	wait until the batches before it were appended, and append it, whole or not at all
+//	wait until the batches before it were appended, and append it, in pieces if it is large
 //	give the memory back, and wait for the acknowledgement
+//
+// If a block is refused, blocks before it may stay: whoever sends them again is told that they are known. A machine
+// that has reached its daily cap keeps what it stored up to there.
 //
 // A crash anywhere before the answer leaves blocks that nothing refers to, or nothing; the client sends
 // the batch again in its next session.
@@ -46,16 +50,19 @@ func (s *Server) blocks(w http.ResponseWriter, r *http.Request, c caller) error 
 		return err
 	}
 
+	cut := newCutter(w, r)
+	defer cut.end()
+	leave, err := s.lobby.enter(ses.vault)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	var release func()
 	a, err := ses.turns.enter(r.Context(), k, func() (err error) {
-		ctx, cancel := context.WithTimeout(r.Context(), memoryPatience)
-		defer cancel()
-		release, err = s.uploads.acquire(ctx, ses.vault, size)
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = &wire.Error{Code: wire.CodeBusy, Message: "The service is taking in as much as it can; try again in a moment.", RetryAfter: 2}
-		}
+		release, err = s.memory(r.Context(), s.uploads, ses.vault, size, cut.cutReading)
 		return err
 	})
+	leave()
 	if err != nil {
 		if release != nil {
 			release()
@@ -73,27 +80,17 @@ func (s *Server) blocks(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err != nil {
 		return err
 	}
-	if err := ses.turns.turn(r.Context(), a); err != nil {
+	if err := ses.turns.turn(cut.ctx, a); err != nil {
 		return err
 	}
 	var sum wire.Stored
-	t, err := s.j.Append(r.Context(), func(tx *journal.Tx) error {
-		sum = wire.Stored{}
-		for _, b := range batch {
-			err := tx.Stored(b.header.Session, b.name, b.header.Kind, b.header.Links, b.sealed)
-			switch {
-			case err == nil:
-				sum.Stored++
-			case errors.Is(err, view.ErrDuplicate):
-				sum.Known++
-			default:
-				return fmt.Errorf("block %s: %w", b.name, err)
-			}
+	var t *journal.Ticket
+	for rest := batch; len(rest) > 0; {
+		var piece []item
+		piece, rest = cutPiece(rest)
+		if t, err = s.appendBlocks(r.Context(), piece, &sum); err != nil {
+			return err
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	appended = true
 	ses.turns.done(a)
@@ -105,6 +102,88 @@ func (s *Server) blocks(w http.ResponseWriter, r *http.Request, c caller) error 
 		return err
 	}
 	return writeJSON(w, http.StatusOK, sum)
+}
+
+// What is appended of a batch at a time: everybody else waits meanwhile. A batch of our own client is one piece,
+// unless a tree of huge directories is in it.
+const (
+	pieceBlocks = 512
+	pieceLinks  = holdfast.MaxLinks
+)
+
+// cutPiece cuts off the first piece of a batch.
+func cutPiece(batch []item) (piece, rest []item) {
+	n, links := 1, len(batch[0].header.Links)
+	for ; n < min(len(batch), pieceBlocks); n++ {
+		if links += len(batch[n].header.Links); links > pieceLinks {
+			break
+		}
+	}
+	return batch[:n], batch[n:]
+}
+
+// appendBlocks appends blocks and adds to sum what became of them. It is all of them or none, except that the
+// machine's daily cap keeps those before the one that exceeds it; the error is a *view.CapError then.
+func (s *Server) appendBlocks(ctx context.Context, blocks []item, sum *wire.Stored) (*journal.Ticket, error) {
+	var now wire.Stored
+	var full *view.CapError
+	t, err := s.j.Append(ctx, func(tx *journal.Tx) error {
+		for _, b := range blocks {
+			err := tx.Stored(b.header.Session, b.name, b.header.Kind, b.header.Links, b.sealed)
+			switch {
+			case err == nil:
+				now.Stored++
+			case errors.Is(err, view.ErrDuplicate):
+				now.Known++
+			case errors.As(err, &full):
+				return nil
+			default:
+				return fmt.Errorf("block %s: %w", b.name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	sum.Stored += now.Stored
+	sum.Known += now.Known
+	if full != nil {
+		return nil, full
+	}
+	return t, nil
+}
+
+// lobby counts the uploads that wait for their turn and for memory, by vault: what arrives of their bodies
+// meanwhile lies in the connections' buffers, up to 512 KiB each, and is part of no budget.
+type lobby struct {
+	mu sync.Mutex
+	in map[holdfast.VaultID]int
+	n  int
+}
+
+const (
+	maxLobby   = 192
+	lobbyShare = 64 // of one vault
+)
+
+// enter counts an upload until leave is called, for the first time. The error says that there are too many.
+func (l *lobby) enter(v holdfast.VaultID) (leave func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.n >= maxLobby || l.in[v] >= lobbyShare {
+		return nil, &wire.Error{Code: wire.CodeBusy, Message: "Too many uploads wait for their turn; try again in a moment.", RetryAfter: 2}
+	}
+	l.n++
+	l.in[v]++
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.n--
+		if l.in[v]--; l.in[v] == 0 {
+			delete(l.in, v)
+		}
+	}), nil
 }
 
 // item is one block of a batch; its bytes are those of the request's body.

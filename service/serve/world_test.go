@@ -39,6 +39,7 @@ type world struct {
 	end    func() error
 	// clients' idle connections must end before the bubble does
 	clients []*client
+	homes   int // networks that clients come from, so far
 }
 
 // inWorld runs fn in a bubble with a service that is serving.
@@ -126,10 +127,24 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
 
-func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
+// from is one end of a pipe with the address of who has the other.
+type from struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (f from) RemoteAddr() net.Addr { return f.addr }
+
+// home returns an address in a network of its own.
+func (w *world) home() net.Addr {
+	w.homes++
+	return &net.TCPAddr{IP: net.IPv4(10, byte(w.homes>>8), byte(w.homes), 1), Port: 1000}
+}
+
+func (p *pipes) dial(ctx context.Context, home net.Addr) (net.Conn, error) {
 	a, b := net.Pipe()
 	select {
-	case p.conns <- b:
+	case p.conns <- from{b, home}:
 		return a, nil
 	case <-p.closed:
 		return nil, fmt.Errorf("connection refused")
@@ -153,6 +168,7 @@ type client struct {
 	n     uint64
 	head  holdfast.Head
 	http  *http.Client
+	home  net.Addr
 }
 
 func newKey() ed25519.PrivateKey {
@@ -167,7 +183,7 @@ func pub(k ed25519.PrivateKey) [32]byte { return wire.PublicKey(k.Public().(ed25
 
 // stranger returns a client with fresh keys that the service does not know.
 func (w *world) stranger() *client {
-	c := &client{w: w, tls: newKey(), sign: newKey(), owner: newKey(), group: holdfast.GroupID{7}}
+	c := &client{w: w, tls: newKey(), sign: newKey(), owner: newKey(), group: holdfast.GroupID{7}, home: w.home()}
 	rand.Read(c.read[:])
 	rand.Read(c.hist[:])
 	c.connect("h2")
@@ -180,7 +196,7 @@ func (c *client) connect(proto string) {
 	c.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   cfg,
 		ForceAttemptHTTP2: proto == "h2",
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.w.l.dial(ctx) },
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.w.l.dial(ctx, c.home) },
 	}}
 	c.w.clients = append(c.w.clients, c)
 }
