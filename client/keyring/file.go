@@ -96,8 +96,9 @@ func Parse(text []byte) (*Machine, error) {
 	} else {
 		r.hex("group-secret", m.G[:])
 		r.hex("history-key", m.Hist[:])
-		b, err := base64.StdEncoding.Strict().DecodeString(r.field("read-key"))
-		if err != nil || len(b) != len(m.ReadKey) {
+		v := r.field("read-key")
+		b, err := base64.StdEncoding.Strict().DecodeString(v)
+		if err != nil || len(b) != len(m.ReadKey) || strings.ContainsRune(v, '\r') { // which the decoder skips
 			r.fail("its read-key is not the base64 form of %d bytes", len(m.ReadKey))
 		}
 		copy(m.ReadKey[:], b)
@@ -196,6 +197,9 @@ func LoadOwner(path string, open Opener) (OwnerFile, error) {
 	}
 	return f, nil
 }
+
+// SaveProtected writes a protected file as Save does a key file, without opening it.
+func SaveProtected(path string, protected []byte) error { return save(path, protected, "key", nil) }
 
 func save(path string, text []byte, what string, seal Sealer) (err error) {
 	if seal != nil {

@@ -173,6 +173,16 @@ func TestStrict(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// What the decoder of base64 passes over (found by FuzzParse).
+	form := string(testMachine(holdfast.RightWrite).Encode())
+	form = form[strings.Index(form, "holdfast-key"):strings.Index(form, "check ")]
+	i := strings.Index(form, "read-key ") + 50
+	if _, err := Parse(resum(strings.Split(strings.TrimSpace(form), "\n")...)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(resum(strings.Split(strings.TrimSpace(form[:i]+"\r"+form[i:]), "\n")...)); !errors.Is(err, ErrFile) {
+		t.Errorf("carriage return in base64: %v", err)
+	}
 	text = string(ownerFile().Encode())
 	fields := strings.Split(strings.TrimSpace(text[strings.Index(text, "holdfast-owner"):]), "\n")
 	fields = fields[:len(fields)-1]
