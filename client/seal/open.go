@@ -15,6 +15,10 @@ import (
 	"holdfast/wire"
 )
 
+// ErrOldKey reports a session that is wrapped for other read keys only than the Reader's: the owner has made
+// a new one since its key file was written. It comes with ErrDamaged, because the blocks cannot be read.
+var ErrOldKey = errors.New("it is sealed for another read key than the one in this key file; bring the file up to date with `holdfast key update` and the owner's key")
+
 // Reader opens the blocks of one vault, whatever their group and session. It is safe for concurrent use.
 type Reader struct {
 	m    *keyring.Machine
@@ -93,7 +97,7 @@ func (r *Reader) secret(o history.Open, signer holdfast.SignerID, rewraps []hist
 		}
 	}
 	if o.ReadKey != r.id {
-		return s, fmt.Errorf("%w: session %.8s is sealed for another read key", ErrDamaged, o.Session)
+		return s, &oldKeyError{o.Session}
 	}
 	b, err := hpke.Open(r.priv, hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo(r.m.Vault, o, signer), o.Wrap[:])
 	if err != nil || len(b) != len(s) {
@@ -105,6 +109,12 @@ func (r *Reader) secret(o history.Open, signer holdfast.SignerID, rewraps []hist
 	}
 	return s, nil
 }
+
+// oldKeyError is ErrOldKey of one session. Nothing is damaged, so its text does not say so.
+type oldKeyError struct{ session holdfast.SessionID }
+
+func (e *oldKeyError) Error() string   { return fmt.Sprintf("session %.8s: %v", e.session, ErrOldKey) }
+func (e *oldKeyError) Unwrap() []error { return []error{ErrOldKey, ErrDamaged} }
 
 // Rewrap returns another wrap of a session's secret, for the read key pub. The session must have been added,
 // and its secret is compared with its commitment before.

@@ -71,7 +71,7 @@ func parseSize(s string) (uint64, error) {
 	if _, err := fmt.Sscanf(number, "%d", &n); err != nil || !ok || n == 0 || fmt.Sprint(n) != number || n > 1<<62/unit {
 		return 0, usage("%q is no size; say a number with KiB, MiB, GiB or TiB, like 20GiB", s)
 	}
-	return n, nil
+	return n * unit, nil
 }
 
 // read returns the enrolment that the flags ask for, without keys. m is the machine that runs the

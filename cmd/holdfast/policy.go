@@ -103,7 +103,7 @@ func newPolicy(g *globals) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	policy.AddCommand(newPolicySet(g), newPolicyShow(g))
+	policy.AddCommand(newPolicySet(g), newPolicyDelay(g), newPolicyShow(g))
 	return policy
 }
 
@@ -156,6 +156,57 @@ that no rule keeps. They must be 30 days old, and can be brought back like delet
 	return cmd
 }
 
+func newPolicyDelay(g *globals) *cobra.Command {
+	var owner ownerFlag
+	cmd := &cobra.Command{
+		Use:   "delay TIME [--owner FILE]",
+		Short: "Say for how long deleted archives can be brought back",
+		Long: `Policy delay sets for how long an archive that was deleted or expired can be brought back, before it is gone for good:
+TIME is like 36h, 14d or 8w, from one day to 365 days. A longer time holds at once, for what is deleted already as well.
+A shorter one holds only when the time in force has passed: who steals the owner's key gains no time by it. The owner
+signs.`,
+		Args: args(cobra.ExactArgs(1), "holdfast policy delay TIME [--owner FILE]"),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			seconds, err := parseWithin(a[0])
+			if err != nil {
+				return err
+			}
+			if seconds < history.MinDelay || seconds > history.MaxDelay {
+				return usage("%s is not from %s to %s", a[0], days(history.MinDelay), days(history.MaxDelay))
+			}
+			m, c, err := g.connect(warn)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			h, err := owner.submit(cmd, g, m, c, history.TypeDelay, history.Delay{Seconds: seconds}.Encode())
+			if err != nil {
+				return err
+			}
+			sayDelay(cmd.OutOrStdout(), h)
+			return nil
+		},
+	}
+	owner.add(cmd, ownerAlways)
+	return cmd
+}
+
+// sayDelay says for how long what is deleted can be brought back, now and from when it will be shorter.
+func sayDelay(w io.Writer, h *history.Vault) {
+	fmt.Fprintf(w, "what is deleted or expired can be brought back for %s\n", days(h.Delay.In(h.Time)))
+	if next, at := pendingDelay(h); next != 0 {
+		fmt.Fprintf(w, "from %s on, for %s only\n", at.Format(time.RFC3339), days(next))
+	}
+}
+
+// pendingDelay returns the shorter delay that does not hold yet, in seconds, and when it will; 0 for none.
+func pendingDelay(h *history.Vault) (uint64, time.Time) {
+	if h.Delay.Next == 0 || h.Time >= h.Delay.At {
+		return 0, time.Time{}
+	}
+	return h.Delay.Next, time.Unix(0, h.Delay.At).UTC()
+}
+
 // policyDoc is one policy in JSON.
 type policyDoc struct {
 	Series   string `json:"series"`    // "" if this key cannot read the name, or for all
@@ -173,6 +224,8 @@ type policyDoc struct {
 type rulesDoc struct {
 	Policies    []policyDoc `json:"policies"`
 	Delay       uint64      `json:"undelete_seconds"`
+	Next        uint64      `json:"undelete_seconds_next,omitempty"` // a shorter time, from NextFrom on
+	NextFrom    *time.Time  `json:"undelete_next_from,omitempty"`
 	Frozen      bool        `json:"frozen"`
 	Unconfirmed []string    `json:"unconfirmed"` // series that changed abruptly, by name or ID
 }
@@ -195,7 +248,11 @@ func newPolicyShow(g *globals) *cobra.Command {
 				return err
 			}
 			sayFresh(fresh)
+			sayOldKey(m, h)
 			d := rulesDoc{Policies: []policyDoc{}, Delay: h.Delay.In(h.Time), Frozen: h.Frozen, Unconfirmed: []string{}}
+			if next, at := pendingDelay(h); next != 0 {
+				d.Next, d.NextFrom = next, &at
+			}
 			for _, id := range slices.SortedFunc(maps.Keys(h.Policies), compareSeries) {
 				p := h.Policies[id]
 				d.Policies = append(d.Policies, policyDoc{names[id], id.String(), p.Last, p.Hourly, p.Daily, p.Weekly, p.Monthly, p.Yearly, p.Within})
@@ -220,7 +277,7 @@ func newPolicyShow(g *globals) *cobra.Command {
 			if len(d.Policies) == 0 {
 				fmt.Fprintln(out, "no policy: the service keeps everything")
 			}
-			fmt.Fprintf(out, "what is deleted or expired can be brought back for %s\n", days(d.Delay))
+			sayDelay(out, h)
 			for _, s := range d.Unconfirmed {
 				fmt.Fprintf(out, "series %s changed abruptly: nothing of it is expired before `holdfast confirm`\n", oneLine(s))
 			}
