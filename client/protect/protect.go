@@ -9,9 +9,10 @@
 //
 // # Limits
 //
-// An armored file has at most MaxFile bytes. A passphrase costs 2^18 steps of scrypt with r = 8, p = 1
-// (256 MiB, about a second), as age has it; files that want more than 2^19 are refused before anything is
-// computed, because anybody can write a larger number into a file.
+// An armored file has at most MaxFile bytes. A new passphrase costs 2^17 steps of scrypt with r = 8, p = 1:
+// half a second and 128 MiB, which stays below what a client may take. age itself writes 2^18; files that
+// want more than 2^19 are refused before anything is computed, because anybody can write a larger number
+// into a file.
 package protect
 
 import (
@@ -36,7 +37,7 @@ const (
 	// MaxList bounds a file of identities or recipients, bytes.
 	MaxList = 256 << 10
 
-	workFactor    = 18 // log2 of the steps of scrypt that a new passphrase costs
+	workFactor    = 17 // log2 of the steps of scrypt that a new passphrase costs
 	maxWorkFactor = 19 // 512 MiB
 )
 
@@ -132,6 +133,9 @@ func ReadList(text []byte) (names []string) {
 
 // ByPassphrase reports whether a passphrase opens the lock.
 func (l *Lock) ByPassphrase() bool { return l.passphrase != "" }
+
+// Len returns how many recipients the lock has.
+func (l *Lock) Len() int { return len(l.recipients) }
 
 // Seal returns the protected form of text. The error wraps ErrPlugin if a plugin is missing.
 func (l *Lock) Seal(text []byte) ([]byte, error) {

@@ -34,7 +34,8 @@ write down, or written to the file that --owner names. Keep it away from this ma
 
 With --recover it enrols this machine, which may be bare, in the vault that is there: with the owner's file that
 --owner names, or with the 24 words from standard input and --address, --service-key and --log-key, which
-` + "`holdfast key show`" + ` shows on any machine of the vault and the operator knows.`,
+` + "`holdfast key show`" + ` shows on any machine of the vault and the operator knows. Where the vault had one machine,
+this one goes on in its group, so that its first backup uploads only what is new; --group decides otherwise.`,
 		Args: args(cobra.NoArgs, "holdfast init --token TOKEN|- [--key FILE] [--owner FILE] [--write-only]"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if back.wanted {
@@ -87,6 +88,7 @@ With --recover it enrols this machine, which may be bare, in the vault that is t
 	f.StringVar(&back.address, "address", "", "with --recover: the service's `HOST:PORT`")
 	f.StringVar(&back.serviceKey, "service-key", "", "with --recover: the service's public key, `HEX`")
 	f.StringVar(&back.logKey, "log-key", "", "with --recover: the service's public log key, `HEX`")
+	f.StringVar(&back.group, "group", "", "with --recover: deduplicate against the machines of this `GROUP`, or new for one of its own")
 	f.BoolVar(&writeOnly, "write-only", false, "this machine may write, but neither read nor delete")
 	prot.add(cmd)
 	return cmd
@@ -131,7 +133,7 @@ func enrol(cmd *cobra.Command, g *globals, token wire.Token, keyPath, ownerPath 
 	}
 
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "Vault %.16s made at %s; this machine may %s.\nIts key file is %s: who has it can do the same.\n", m.Vault, m.Address, strings.ReplaceAll(rights.String(), ",", ", "), keyPath)
+	fmt.Fprintf(out, "Vault %.16s made at %s; this machine may %s.\nIts key file is %s: who has it%s can do the same.\n", m.Vault, m.Address, strings.ReplaceAll(rights.String(), ",", ", "), keyPath, opener(lock))
 	if ownerPath != "" {
 		fmt.Fprintf(out, "The owner's key is in %s: move it to a safe place away from this machine.\n", ownerPath)
 		return nil

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/client/keyring"
 	"holdfast/client/protect"
+	"holdfast/internal/durable"
 )
 
 // protection is how a command protects the key files that it writes.
@@ -147,4 +151,154 @@ func warnUnchecked(path string, opens bool) {
 	if !opens {
 		warn(fmt.Sprintf("it was not checked that %s opens, because its recipient's identity is not here; open it once before you rely on it, with --identity, or with age", path))
 	}
+}
+
+// opener says what else somebody needs who has a file that l protects.
+func opener(l *protect.Lock) string {
+	switch {
+	case l == nil:
+		return ""
+	case l.ByPassphrase():
+		return " and the passphrase"
+	}
+	return " and the identity of a recipient"
+}
+
+func newKeyProtect(g *globals) *cobra.Command {
+	var p protection
+	const form = "holdfast key protect [FILE] --passphrase|--new-passphrase-file FILE|--recipient AGE1...|--recipients-file FILE"
+	cmd := &cobra.Command{
+		Use:   "protect [FILE] --passphrase|--new-passphrase-file FILE|--recipient AGE1...|--recipients-file FILE",
+		Short: "Protect a key or owner file by a passphrase, or for an age recipient",
+		Long: `Protect rewrites a key file (this machine's, if none is named) or an owner file, so that it opens only with a
+passphrase or with the identity of one of the age recipients: a key in another file, or in a hardware token that
+has an age plugin. A file that is protected already is opened first, and protected anew.
+
+The result is an ordinary age file: ` + "`age --decrypt`" + ` opens it as well. Copies that exist of the file are not
+touched, and the disk may keep what the file held before until something else is written there.`,
+		Args: args(cobra.MaximumNArgs(1), form),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			if !p.wanted() {
+				return usage("say how to protect it: --passphrase, or --recipient AGE1...; see `%s --help`", cmd.CommandPath())
+			}
+			f, err := g.heldFile(a)
+			if err != nil {
+				return err
+			}
+			text, err := f.text(g)
+			if err != nil {
+				return err
+			}
+			lock, err := p.lock(g)
+			if err != nil {
+				return err
+			}
+			sealed, opens, err := g.seal(lock, text)
+			if err != nil {
+				return fmt.Errorf("protect %s: %w", f.path, err)
+			}
+			if err := f.replace(sealed); err != nil {
+				return err
+			}
+			with := "the passphrase"
+			if !lock.ByPassphrase() {
+				with = "an identity of its " + plural(uint64(lock.Len()), "recipient")
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s opens only with %s now. Other copies of it are as they were.\n", f.path, with)
+			warnUnchecked(f.path, opens)
+			return nil
+		},
+	}
+	p.add(cmd)
+	return cmd
+}
+
+func newKeyUnprotect(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unprotect [FILE]",
+		Short: "Take the protection from a key or owner file",
+		Long: `Unprotect opens a protected key file (this machine's, if none is named) or owner file, and rewrites it so that it
+needs no passphrase and no identity: whoever can read the file can use it then.`,
+		Args: args(cobra.MaximumNArgs(1), "holdfast key unprotect [FILE]"),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			f, err := g.heldFile(a)
+			if err != nil {
+				return err
+			}
+			if !protect.Is(f.raw) {
+				return fmt.Errorf("%s is not protected", f.path)
+			}
+			text, err := f.text(g)
+			if err != nil {
+				return err
+			}
+			if err := f.replace(text); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is not protected any more: whoever has a copy can use it.\n", f.path)
+			return nil
+		},
+	}
+}
+
+// heldFile is a key or owner file that is about to be rewritten or copied to paper.
+type heldFile struct {
+	path string // of the file itself, not of a link to it
+	raw  []byte
+}
+
+// heldFile reads the file that a command names, or this machine's key file.
+func (g *globals) heldFile(a []string) (f heldFile, err error) {
+	path := ""
+	if len(a) > 0 {
+		path = a[0]
+	} else if path, err = g.keyPath(); err != nil {
+		return f, err
+	}
+	// A rename would replace a link and leave the file behind it as it is.
+	f.path, err = filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, fmt.Errorf("there is no key file %s; name the file, or make one with `holdfast init`", path)
+	}
+	if err != nil {
+		return f, fmt.Errorf("read key file: %w", err)
+	}
+	f.raw, err = keyring.ReadFile(f.path)
+	return f, err
+}
+
+// text returns what the file holds without its protection, and is the text of a key or owner file.
+func (f *heldFile) text(g *globals) (text []byte, err error) {
+	text = f.raw
+	if protect.Is(f.raw) {
+		if text, err = g.unlock(f.path, f.raw); err != nil {
+			return nil, fmt.Errorf("read key file %s: %w", f.path, err)
+		}
+	}
+	if _, _, err := keyring.Inspect(text); err != nil {
+		return nil, fmt.Errorf("read key file %s: %w", f.path, err)
+	}
+	return text, nil
+}
+
+// replace puts text in the place of the file: at any moment the path names one whole file, the old or the
+// new.
+func (f *heldFile) replace(text []byte) error {
+	st, err := os.Lstat(f.path)
+	if err != nil {
+		return fmt.Errorf("write key file: %w", err)
+	}
+	if n := links(st); n > 1 {
+		return fmt.Errorf("%s has %d names (hard links), and the others would keep what it holds now; remove them first", f.path, n)
+	}
+	return durable.ReplaceFile(f.path, text, 0o600, func(tmp string) error {
+		back, err := os.ReadFile(tmp)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(back, text) {
+			return errors.New("it does not read back as it was written; nothing was changed")
+		}
+		return own(tmp, st)
+	})
 }

@@ -21,9 +21,19 @@ const TempPrefix = ".tmp-"
 // After an error that is not from the last step, the old file is untouched; an error of syncing the
 // directory leaves it unknown which of the two a power cut would show.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
+	return ReplaceFile(path, data, perm, func(string) error { return nil })
+}
+
+// ReplaceFile is WriteFile for what must be right before it takes the place of the old file: check is
+// given the name of the temporary file, which is synced. If it returns an error, nothing changes.
+func ReplaceFile(path string, data []byte, perm os.FileMode, check func(tmp string) error) error {
 	tmp, err := writeTemp(path, data, perm)
 	if err != nil {
 		return err
+	}
+	if err := check(tmp); err != nil {
+		os.Remove(tmp)
+		return fmt.Errorf("write file %s: %w", path, err)
 	}
 	if err := os.Rename(tmp, path); err != nil {
 		os.Remove(tmp)
