@@ -23,10 +23,10 @@ const (
 	TypeToken    Type = 5
 	TypeRedeemed Type = 6
 
+	TypeAsked     Type = 7
 	TypeFrozen    Type = 8
 	TypeThawed    Type = 9
 	TypeCondemned Type = 10
-	TypeAsked     Type = 7
 )
 
 func (t Type) String() string {
@@ -45,12 +45,18 @@ func (t Type) String() string {
 		return "redeemed"
 	case TypeAsked:
 		return "asked"
+	case TypeFrozen:
+		return "frozen"
+	case TypeThawed:
+		return "thawed"
+	case TypeCondemned:
+		return "condemned"
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
-// Record is one fact of the journal: a Takeover, Stored, History, Account, Token, Redeemed or Asked (the
-// structs themselves, not pointers to them).
+// Record is one fact of the journal: a Takeover, Stored, History, Account, Token, Redeemed, Asked, Frozen,
+// Thawed or Condemned (the structs themselves, not pointers to them).
 type Record interface {
 	Type() Type
 	// check refuses what ParseTrailer would refuse, so that nothing unreadable is ever written.
