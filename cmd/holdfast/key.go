@@ -36,6 +36,6 @@ func newKey(g *globals) *cobra.Command {
 			return nil
 		},
 	})
-	key.AddCommand(newKeyProtect(g), newKeyUnprotect(g), newKeyList(g), newKeyEnrol(g), newKeyRevoke(g))
+	key.AddCommand(newKeyProtect(g), newKeyUnprotect(g), newKeyPaper(g), newKeyList(g), newKeyEnrol(g), newKeyDerive(g), newKeyRevoke(g), newKeyRotateRead(g), newKeyUpdate(g))
 	return key
 }
