@@ -194,13 +194,13 @@ func TestEnrolWriteOnly(t *testing.T) {
 	c.ok("create", "-C", dir, "mine", "tree")
 	w := c.join(c.owner(), "write", "--series", "web", "--day-bytes", "1GiB", "--join-group")
 	w.ok("create", "-C", dir, "web", "tree")
-	w.refuses(1, "may not", "create", "-C", dir, "mine", "tree")
+	w.refuses(1, `"mine" is none of the 1`, "create", "-C", dir, "mine", "tree")
 	const noRead = "this key file cannot read archives"
 	w.refuses(1, noRead, "list", "web")
 	w.refuses(1, noRead, "extract", "web", "--target", filepath.Join(dir, "out"))
 	w.refuses(1, noRead, "verify")
 	archive := c.archives()[0].Archive
-	w.refuses(1, noRead, "delete", archive)
+	w.refuses(1, "may write, but not delete", "delete", archive)
 	w.refuses(1, "may write, but not read", "freeze")
 	if err := os.RemoveAll(filepath.Join(dir, "out")); err != nil {
 		t.Fatal(err)

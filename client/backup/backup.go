@@ -67,6 +67,8 @@ var (
 	ErrHave = errors.New("the service lacks blocks that it says it has")
 	// ErrNotKept comes with an archive that is committed and cannot be read.
 	ErrNotKept = errors.New("the service did not keep what it said it had stored")
+	// ErrSeries reports a series that this machine may not write to.
+	ErrSeries = errors.New("this machine may write to certain series only")
 )
 
 // Config says what to back up and how. Client is nil for a dry run without a service.
@@ -218,6 +220,9 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		vault, err := cfg.Client.History(ctx)
 		if err != nil {
 			return r.res, err
+		}
+		if e := vault.Machines[binding.Signer].Enrol; !e.MayCommit(series) {
+			return r.res, fmt.Errorf("%w: %q is none of the %d that the owner named when it was enrolled", ErrSeries, cfg.Series, len(e.Series))
 		}
 		for _, a := range vault.Archives {
 			if a.Commit.Series == series && a.Signer == binding.Signer {
