@@ -249,7 +249,7 @@ func (l *lockReader) unwrap(stanzas []*age.Stanza) ([]byte, error) {
 	if len(l.key.identities) == 0 {
 		return nil, ErrNoIdentity
 	}
-	var missing error // a plugin's absence matters only if nothing else opens the file
+	var missing error // a plugin's failure matters only if nothing else opens the file
 	for _, id := range l.key.identities {
 		fileKey, err := id.Unwrap(stanzas)
 		switch {
@@ -258,6 +258,9 @@ func (l *lockReader) unwrap(stanzas []*age.Stanza) ([]byte, error) {
 		case errors.Is(err, age.ErrIncorrectIdentity):
 		case missing == nil:
 			missing = explain(err)
+			if _, ok := id.(*plugin.Identity); !ok {
+				missing = fmt.Errorf("%w: %w", ErrDamaged, err)
+			}
 		}
 	}
 	if missing != nil {
