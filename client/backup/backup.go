@@ -158,7 +158,11 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 			}
 			cfg.Warn("the service lacks blocks that it should have; reading their files again")
 		case missing: // and all were asked for, or acknowledged, in this very run
-			return sum, fmt.Errorf("make an archive of %s: %w, block %.8s among them (%w)", cfg.Series, ErrHave, append(names, holdfast.Name{})[0], err)
+			which := "and does not say which"
+			if len(names) > 0 {
+				which = fmt.Sprintf("block %.8s among them", names[0])
+			}
+			return sum, fmt.Errorf("make an archive of %s: %w, %s (%w)", cfg.Series, ErrHave, which, err)
 		case errors.Is(err, errPartial):
 			sum.Partials++
 		default:
@@ -375,6 +379,9 @@ func (r *run) readBack(ctx context.Context) error {
 	h, err := r.cfg.Client.History(ctx)
 	if err != nil {
 		return r.excuse(err)
+	}
+	if h.ReadKey != m.ReadKey {
+		r.cfg.Warn("the vault has another read key than this machine, so this machine cannot read what it stores now; run `holdfast key update`. If you did not rotate the key, somebody else has the owner's words")
 	}
 	for _, s := range h.Sessions {
 		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {

@@ -83,7 +83,7 @@ func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []hold
 		for len(open) > 0 {
 			f, err := wire.ReadFrame(r)
 			if err == io.EOF {
-				return fmt.Errorf("read blocks: the answer ended %d blocks early", len(open))
+				return fmt.Errorf("read blocks: the answer ended early, blocks still to come: %d", len(open))
 			}
 			if errors.Is(err, wire.ErrFrame) {
 				return fmt.Errorf("read blocks: %w: %w", ErrProtocol, err)
@@ -95,6 +95,7 @@ func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []hold
 				return fmt.Errorf("read blocks: %w: a block that was not asked for", ErrProtocol)
 			}
 			delete(open, f.Name)
+			w.step()
 			var ferr error
 			switch f.Status {
 			case wire.FrameAbsent:

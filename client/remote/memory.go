@@ -59,7 +59,7 @@ func (mem *memory) check(v *history.Vault) error {
 // end compares the end of what the service shows with what is remembered.
 func (mem *memory) end(v *history.Vault) error {
 	if v.N < mem.n {
-		return fmt.Errorf("%w: it ends at record %d, but this machine saw record %d earlier; do not trust this service until its operator has explained that", history.ErrOrder, v.N, mem.n)
+		return fmt.Errorf("%w: it ends at record %d, but this machine saw record %d earlier", history.ErrOrder, v.N, mem.n)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 const (
 	maxSign      = 8           // times that one record is signed anew after another process of this machine was faster
 	behindLimit  = time.Minute // how long a service may refuse a record that continues all that it shows
+	maxAhead     = time.Hour   // between this machine's clock and the newest stamp, before the user is told
 	maxEntry     = 16 << 10    // bytes of one history entry in an answer
 	maxHistoryTo = 1 << 30     // bytes of history that one run follows
 )
@@ -82,6 +83,12 @@ func (c *Client) follow(ctx context.Context) error {
 	}
 	if err := c.memory.end(c.vault); err != nil {
 		return err
+	}
+	// Times decide what may be purged. A service that is ahead says so with the next stamp at the latest; whether
+	// it or this machine is wrong, nobody can tell from here, and it must not keep anybody from restoring.
+	if ahead := time.Until(time.Unix(0, c.vault.Time)); ahead > maxAhead && c.opt.Notify != nil && !c.ahead {
+		c.ahead = true
+		c.opt.Notify(fmt.Sprintf("the newest record of the history is stamped %v in the future; set this machine's clock if it is wrong, else do not believe the times that the service gives", ahead.Round(time.Minute)))
 	}
 	return c.memory.keep(c.vault)
 }

@@ -79,6 +79,7 @@ type Client struct {
 	mu      sync.Mutex     // held while records are submitted, so that they follow one another
 	vault   *history.Vault // verified up to vault.N
 	memory  memory         // the head remembered from earlier runs
+	ahead   bool           // the user was told that the service's clock is
 	awaited place          // where the service says that it put a record, until the history shows it there
 
 	noticeMu sync.Mutex
@@ -172,10 +173,16 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte, lim
 func (c *Client) persist(ctx context.Context, try func(ctx context.Context, w *watch) error) error {
 	since := time.Now() // of the last progress
 	pause := firstPause
+	var most int64 // bytes of the answer that an attempt got so far: one that gets no further is no progress
 	for {
 		actx, cancel := context.WithCancelCause(ctx)
 		w := &watch{idle: time.AfterFunc(idleLimit, func() { cancel(errIdle) })}
-		w.progress = func() { since, pause = time.Now(), firstPause }
+		w.progress = func(got int64) {
+			if got > most {
+				most, since, pause = got, time.Now(), firstPause
+			}
+		}
+		w.step = func() { most, w.got, since, pause = 0, 0, time.Now(), firstPause }
 		err := try(actx, w)
 		w.idle.Stop()
 		if err != nil && context.Cause(actx) == errIdle {
@@ -218,11 +225,13 @@ func (c *Client) persist(ctx context.Context, try func(ctx context.Context, w *w
 
 // watch watches over one attempt. Bytes in either direction keep it from being abandoned as idle; only
 // bytes of an answer count as progress against the user's patience, so that a service which takes
-// uploads and never answers cannot hold the client for ever.
+// uploads and never answers, or breaks off every answer, cannot hold the client for ever.
 type watch struct {
 	idle     *time.Timer
-	progress func() // called by the goroutine that runs the attempt
-	left     func() // unless nil, called when the whole request has been handed to the connection
+	got      int64           // bytes of the answer in this attempt, since its last step
+	progress func(got int64) // called by the goroutine that runs the attempt
+	step     func()          // the same, when a part of the answer is done with that will not be asked for again
+	left     func()          // unless nil, called when the whole request has been handed to the connection
 }
 
 var errIdle = fmt.Errorf("no answer for %v", idleLimit)
@@ -340,7 +349,8 @@ func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
 	if n > 0 {
 		a.w.idle.Reset(idleLimit)
-		a.w.progress()
+		a.w.got += int64(n)
+		a.w.progress(a.w.got)
 	}
 	return n, err
 }

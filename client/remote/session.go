@@ -122,8 +122,11 @@ func (s *Session) open() error {
 			}
 		}
 		// The record was accepted, but its answer was lost, and the session with the process that opened it.
-		if wire.CodeOf(err) != wire.CodeSessionGone || try == maxReopen {
+		if wire.CodeOf(err) != wire.CodeSessionGone {
 			return err
+		}
+		if try == maxReopen {
+			return fmt.Errorf("%w: it forgot %d sessions in a row", ErrProtocol, maxReopen)
 		}
 	}
 }
@@ -406,7 +409,7 @@ func (s *Session) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closePatient)
 	defer cancel()
 	path := strings.Replace(wire.PathClose, "{sid}", sid.String(), 1)
-	w := &watch{idle: time.NewTimer(closePatient), progress: func() {}}
+	w := &watch{idle: time.NewTimer(closePatient), progress: func(int64) {}}
 	if r, err := s.c.attempt(ctx, http.MethodPost, path, nil, w); err == nil {
 		r.Close()
 	}

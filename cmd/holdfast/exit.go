@@ -104,6 +104,9 @@ func untrusted(err error) bool {
 
 // advice says what to do about an error whose text does not.
 func advice(err error) string {
+	if errors.Is(err, backup.ErrHave) { // in which there is a refusal as well
+		return "; nothing was committed, tell the service's operator"
+	}
 	switch wire.CodeOf(err) {
 	case "":
 	case wire.CodeNeedsOwner:
@@ -119,9 +122,7 @@ func advice(err error) string {
 	case errors.Is(err, backup.ErrClock):
 		return "; set the clock that is wrong, and if this machine's is right, do not believe the times that the service gives"
 	case errors.Is(err, backup.ErrNotKept):
-		return "; do not rely on this archive, `holdfast verify` tells which are whole, and ask the service's operator"
-	case errors.Is(err, backup.ErrHave):
-		return "; nothing was committed, ask the service's operator"
+		return "; do not rely on this archive, `holdfast verify` tells which are whole; tell the service's operator"
 	case restore.Damaged(err):
 		return "; other archives may be whole, `holdfast verify` tells"
 	case errors.Is(err, remote.ErrProtocol):

@@ -16,9 +16,9 @@ func newExtract(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "extract ARCHIVE --target DIR [PATH...] [--privileged]",
 		Short: "Restore an archive, or some paths of it, into a directory",
-		Long: `Extract restores ARCHIVE, which is SERIES for the latest or SERIES@TIME, into DIR, which is made if it
-is not there. With PATHs it restores only those and what is below them. An extract that was interrupted
-goes on when the same command is run again.`,
+		Long: `Extract restores ARCHIVE, which is SERIES for the latest, SERIES@TIME or the beginning of an id (see
+list --json), into DIR, which is made if it is not there. With PATHs it restores only those and what is
+below them. An extract that was interrupted goes on when the same command is run again.`,
 		Args: args(cobra.MinimumNArgs(1), form),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if dir == "" {
@@ -39,21 +39,31 @@ goes on when the same command is run again.`,
 				return err
 			}
 			sayFresh(fresh)
+			sayOldKey(m, v.History)
 			found, err := restore.Find(m, v.History, a[0])
 			if err != nil {
 				return err
 			}
 			root, err := v.Root(cmd.Context(), found)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", a[0], err)
 			}
 			if len(opt.Paths) == 0 {
 				bar.total(root.Bytes, root.Entries)
 			}
-			opt.Problem = func(p restore.Problem) { bar.say(fmt.Sprintf("%s: not restored: %v", quote(p.Path), p.Err)) }
+			var first *restore.Problem // of the damaged ones
+			opt.Problem = func(p restore.Problem) {
+				bar.say(fmt.Sprintf("%s: not restored: %v", quote(p.Path), p.Err))
+				if first == nil && restore.Damaged(p.Err) {
+					first = &p
+				}
+			}
 			began := time.Now()
 			r, err := v.Extract(cmd.Context(), found, dir, opt)
 			bar.stop()
+			if restore.Damaged(err) {
+				return fmt.Errorf("%s: %w", a[0], err)
+			}
 			if err != nil {
 				return err
 			}
@@ -70,6 +80,10 @@ goes on when the same command is run again.`,
 				fmt.Fprintf(out, "  %-9d  could not be restored\n", r.Problems)
 			}
 			fmt.Fprintf(out, "  took       %.1f s\n", time.Since(began).Seconds())
+			if first != nil {
+				return &codeError{exitDamaged, fmt.Errorf("%s of %s not restored, because the service's copy is damaged or gone (%s: %w); look for it in an older archive, and tell the service's operator",
+					plural(r.Damaged, "path"), restore.Name(v.History, root.Series, found), quote(first.Path), first.Err)}
+			}
 			return exit(resultCode(r))
 		},
 	}

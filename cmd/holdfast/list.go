@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -168,7 +169,8 @@ func docOf(h *history.Vault, a history.Archive, r *archive.Root) archiveDoc {
 
 func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON bool) error {
 	docs := []archiveDoc{}
-	var bad error
+	var bad, first error
+	lost := 0
 	// One damaged archive must not hide the others.
 	roots, err := v.Roots(ctx, v.History.Archives)
 	if err != nil && !restore.Damaged(err) {
@@ -183,6 +185,8 @@ func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON boo
 				return bad
 			}
 			warn(fmt.Sprintf("archive %.16s of %s: %v", a.ID, time.Unix(0, a.Time).UTC().Format(time.RFC3339), bad))
+			first = cmp.Or(first, bad)
+			lost++
 			continue
 		}
 		d := docOf(v.History, a, r)
@@ -200,7 +204,7 @@ func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON boo
 		}
 	}
 	if err != nil {
-		return exit(exitDamaged)
+		return &codeError{exitDamaged, fmt.Errorf("%s of %d cannot be read (%w); the others can be listed, `holdfast verify` tells which are whole, and the service's operator should know", plural(uint64(lost), "archive"), len(v.History.Archives), cmp.Or(first, err))}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -34,6 +35,7 @@ needs as much traffic as restoring, and no space.`,
 				return err
 			}
 			sayFresh(fresh)
+			sayOldKey(m, v.History)
 			archives := v.History.Archives
 			if len(a) == 0 && len(archives) == 0 {
 				warn("the vault holds no archives; `holdfast create` makes one")
@@ -46,8 +48,10 @@ needs as much traffic as restoring, and no space.`,
 				}
 				archives = []history.Archive{found}
 			}
+			var first error // of what is damaged
 			opt.Problem = func(p restore.Problem) {
 				if restore.Damaged(p.Err) {
+					first = cmp.Or(first, fmt.Errorf("%s: %w", quote(p.Path), p.Err))
 					bar.say(fmt.Sprintf("%s: damaged: %v", quote(p.Path), p.Err))
 				}
 			}
@@ -57,6 +61,7 @@ needs as much traffic as restoring, and no space.`,
 			all, err := v.Verify(cmd.Context(), archives, opt, func(_ history.Archive, r *archive.Root) { bar.more(r.Bytes, r.Entries) })
 			for _, x := range all {
 				if x.Err != nil {
+					first = cmp.Or(first, x.Err)
 					bar.say(fmt.Sprintf("archive %.16s of %s: damaged: %v", x.Archive.ID, time.Unix(0, x.Archive.Time).UTC().Format(time.RFC3339), x.Err))
 				}
 				if x.Err != nil || x.Result.Damaged > 0 {
@@ -75,7 +80,7 @@ needs as much traffic as restoring, and no space.`,
 				fmt.Fprintf(out, "  %-9d  could not be read when the archives were made\n", sum.Unread)
 			}
 			if damaged > 0 {
-				return &codeError{exitDamaged, fmt.Errorf("%s of %d damaged: the paths above cannot be restored from there; restore them from other archives, and tell the service's operator", plural(uint64(damaged), "archive"), len(archives))}
+				return &codeError{exitDamaged, fmt.Errorf("%s of %d damaged (%w): what is named above cannot be restored from there; look for it in other archives, and tell the service's operator", plural(uint64(damaged), "archive"), len(archives), first)}
 			}
 			fmt.Fprintln(out, "  everything is there and right")
 			return nil

@@ -324,7 +324,8 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 			return nil, &wire.Error{Code: wire.CodeBadRequest, Message: "not the current read key"}
 		}
 	}
-	if _, err := f.Vault.Check(rec, f.now().UnixNano(), f.LogKey.Public().(ed25519.PublicKey)); err != nil {
+	at := max(f.now().UnixNano(), f.Vault.Time) // never backwards
+	if _, err := f.Vault.Check(rec, at, f.LogKey.Public().(ed25519.PublicKey)); err != nil {
 		var stale *history.StaleError
 		if errors.As(err, &stale) {
 			return nil, &wire.Error{Code: wire.CodeStaleChain, Message: "stale", Chain: &wire.Chain{Seq: stale.Want.Seq, Prev: hex.EncodeToString(stale.Want.Prev[:])}}
@@ -340,7 +341,7 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 	if f.Vault.N == 0 {
 		id = holdfast.VaultID(rec.ID())
 	}
-	e := history.Stamp(id, f.Vault.N+1, f.Vault.Head, f.now().UnixNano(), rec, f.LogKey)
+	e := history.Stamp(id, f.Vault.N+1, f.Vault.Head, at, rec, f.LogKey)
 	if err := f.Vault.Follow(e, f.LogKey.Public().(ed25519.PublicKey), f.Machine.Hist); err != nil {
 		return nil, err
 	}
