@@ -105,44 +105,47 @@ func locked(err error) error {
 func (u *unlocking) ask(question string) (string, error) {
 	in, out, err := terminal()
 	if err != nil {
-		return "", fmt.Errorf("%w", errNoTerminal)
+		return "", errNoTerminal
 	}
 	defer out.Close()
 	defer in.Close()
-	before, err := term.GetState(int(in.Fd()))
+	fd := int(in.Fd())
+	before, err := term.MakeRaw(fd) // ends the echo before the question is there
 	if err != nil {
-		return "", fmt.Errorf("%w", errNoTerminal)
+		return "", errNoTerminal
 	}
-	fmt.Fprint(out, question+" ")
+	defer term.Restore(fd, before)
+	t := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{in, out}, "")
+	if width, height, err := term.GetSize(fd); err == nil && width > 0 {
+		t.SetSize(width, height)
+	}
 	type answer struct {
-		line []byte
+		line string
 		err  error
 	}
 	got := make(chan answer, 1)
 	go func() { // outlives this call only if the program is ending
-		line, err := term.ReadPassword(int(in.Fd()))
+		line, err := t.ReadPassword(question + " ")
 		got <- answer{line, err}
 	}()
-	var ctx = u.ctx
-	if ctx == nil {
-		ctx = context.Background()
-	}
 	select {
-	case <-ctx.Done():
-		term.Restore(int(in.Fd()), before)
-		fmt.Fprintln(out)
-		return "", ctx.Err()
+	case <-u.ctx.Done():
+		fmt.Fprint(out, "\r\n")
+		return "", u.ctx.Err()
 	case a := <-got:
-		fmt.Fprintln(out)
 		switch {
-		case errors.Is(a.err, io.EOF):
-			return "", errors.New("no passphrase was typed")
+		case errors.Is(a.err, io.EOF): // control-C or control-D, which are no signals now
+			fmt.Fprint(out, "\r\n")
+			return "", &codeError{exitInterrupted, errors.New("interrupted at the question for a passphrase; nothing was done")}
 		case a.err != nil:
 			return "", fmt.Errorf("read passphrase from the terminal: %w", a.err)
 		case len(a.line) > maxPassphrase:
 			return "", fmt.Errorf("a passphrase has at most %d bytes", maxPassphrase)
 		}
-		return string(a.line), nil
+		return a.line, nil
 	}
 }
 
