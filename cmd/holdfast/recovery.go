@@ -25,7 +25,7 @@ type recovery struct {
 	address, serviceKey, logKey, group string
 }
 
-func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOnly bool, prot *protection) (err error) {
+func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOnly bool, prot *protection) error {
 	keyPath, err := g.keyPath()
 	if err != nil {
 		return err
@@ -52,16 +52,12 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if serr := scout.leave(cmd.Context()); err == nil {
-			err = serr
-		}
-	}()
+	defer scout.leave(cmd.Context())
 	group, chunk, from, err := r.choose(scout.h, scout.m)
 	if err != nil {
 		return err
 	}
-	read, err := readKeyNumber(f.Owner, scout.h)
+	read, err := newestRead(f.Owner, scout.h)
 	if err != nil {
 		return err
 	}
@@ -85,6 +81,22 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 		fmt.Fprintf(out, "It is in a group of its own, so its first backup uploads everything. `holdfast key list` shows the other groups; --group GROUP joins one.\n")
 	}
 	return nil
+}
+
+// newestRead returns the number of the newest read key that is the owner's. If it is not the current one,
+// somebody else has the owner's words and made that; what was stored before must come back all the same.
+func newestRead(o keyring.Owner, h *history.Vault) (uint32, error) {
+	n, err := readKeyNumber(o, h)
+	if err == nil {
+		return n, nil
+	}
+	for i := len(h.ReadKeys) - 2; i >= 0; i-- {
+		if pub := o.ReadKey(uint32(i)); history.ReadKeyIDOf(pub[:]) == h.ReadKeys[i] {
+			warn(fmt.Sprintf("the vault's current read key does not follow from the owner's words: somebody else has them too, and reads alone what has been stored since. This machine gets read key %d, which opens what was stored for it; restore what you need, and make a new vault", i))
+			return uint32(i), nil
+		}
+	}
+	return 0, err
 }
 
 // scout is a machine that exists for as long as a recovery runs, and in memory only: the vault's history can
@@ -128,13 +140,12 @@ func (r *recovery) scout(ctx context.Context, g *globals, f *keyring.OwnerFile) 
 	return s, nil
 }
 
-// leave revokes the scout.
-func (s *scout) leave(ctx context.Context) error {
+// leave revokes the scout. If that fails, it stays: nobody has its key any more.
+func (s *scout) leave(ctx context.Context) {
 	defer s.c.Close()
 	if err := s.revoke(ctx, s.m.Signer()); err != nil {
-		return fmt.Errorf("take back the rights of the key that looked at the vault (nobody has it any more): %w", err)
+		warn(fmt.Sprintf("the key that looked at the vault is not revoked (%v); nobody has it any more, `holdfast key revoke %.16s` takes it from the list", err, s.m.Signer()))
 	}
-	return nil
 }
 
 // revoke revokes a machine, interrupted or not.

@@ -114,6 +114,23 @@ func (d *desk) current(key string) bool {
 	return m.ReadKey == d.svc.Vault.ReadKey
 }
 
+// away makes the service go away at its request n from now on, when that is done or before. It returns a
+// function that reports whether there was such a request.
+func (d *desk) away(n int64, done bool) (reached func() bool) {
+	var asked atomic.Int64
+	d.svc.Hook = func(http.ResponseWriter, *http.Request) bool {
+		if k := asked.Add(1); k > n || k == n && !done {
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	}
+	d.svc.After = func(string) bool { return asked.Load() >= n }
+	return func() bool { return asked.Load() >= n }
+}
+
+// back ends away.
+func (d *desk) back() { d.svc.Hook, d.svc.After = nil, nil }
+
 // TestRotateReadInterrupted fails each request of a rotation in turn, before it is done and after. The key in
 // the key file opens everything at every moment, and the next run completes the one rotation.
 func TestRotateReadInterrupted(t *testing.T) {
@@ -121,18 +138,11 @@ func TestRotateReadInterrupted(t *testing.T) {
 	for _, done := range []bool{false, true} {
 		for n := int64(1); ; n++ {
 			d := newDesk(t, sessions)
-			var asked atomic.Int64 // from request n on, the service is away
-			d.svc.Hook = func(http.ResponseWriter, *http.Request) bool {
-				if k := asked.Add(1); k > n || k == n && !done {
-					panic(http.ErrAbortHandler)
-				}
-				return false
-			}
-			d.svc.After = func(string) bool { return asked.Load() >= n }
+			reached := d.away(n, done)
 			code, said := d.rotate()
-			d.svc.After, d.svc.Hook = nil, nil
+			d.back()
 			what := fmt.Sprintf("request %d, done %t", n, done)
-			if asked.Load() < n {
+			if !reached() {
 				if code != 0 || n < 2*sessions {
 					t.Fatalf("%s: exit %d\n%s", what, code, said)
 				}
