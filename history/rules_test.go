@@ -485,7 +485,7 @@ func TestSeriesThatJumpedWaits(t *testing.T) {
 	s := begun(t)
 	a := s.commits(t, 9, 5)
 	s.add(t, s.next(t, TypePolicy, Policy{Last: 1}.Encode()))
-	s.commit(t, 9, Counts{Stored: 1000}) // everything is new: encrypted by somebody else?
+	odd := s.commit(t, 9, Counts{Stored: 1000}) // everything is new: encrypted by somebody else?
 	s.time += 60 * day
 	s.refuse(t, "expire", s.next(t, TypeExpire, names(a[0])), ErrJumped)
 	s.refuse(t, "delete by a machine", s.next(t, TypeDelete, names(a[0])), ErrNeedsOwner)
@@ -496,9 +496,17 @@ func TestSeriesThatJumpedWaits(t *testing.T) {
 	s.refuse(t, "confirm another series", s.next(t, TypeConfirm, Confirm{holdfast.SeriesID{77}}.Encode()), ErrFormat)
 	s.add(t, s.next(t, TypeConfirm, Confirm{holdfast.SeriesID{9}}.Encode()))
 	s.refuse(t, "expire after the confirmation", s.next(t, TypeExpire, names(a[0])), nil)
-	s.commit(t, 9, Counts{Stored: 3000, Unchanged: 9000})
+	another := s.commit(t, 9, Counts{Stored: 3000, Unchanged: 9000})
 	s.time += 60 * day
 	s.refuse(t, "expire after another jump", s.next(t, TypeExpire, names(a[0])), ErrJumped)
+	for id, jumped := range s.v.Jumps() {
+		if jumped != (id == odd || id == another) {
+			t.Errorf("archive %.8s jumped: %v", id, jumped)
+		}
+	}
+	if n := len(s.v.Jumps()); n != 7 {
+		t.Errorf("%d archives are judged, want 7", n)
+	}
 }
 
 func TestFollowIsRepeatable(t *testing.T) {

@@ -473,6 +473,21 @@ func (s Series) Add(c Commit, n uint64) Series {
 	return s
 }
 
+// Jumps returns which archives jumped when they were committed, purged ones included, for people who look
+// for the odd one. It needs the whole history; a vault that was loaded from elsewhere does not have it.
+func (v *Vault) Jumps() map[holdfast.RecordID]bool {
+	all := slices.Concat(v.Archives, v.Purged)
+	slices.SortFunc(all, func(a, b Archive) int { return compare(a.N, b.N) })
+	series := map[holdfast.SeriesID]Series{}
+	jumped := map[holdfast.RecordID]bool{}
+	for _, a := range all {
+		s := series[a.Commit.Series].Add(a.Commit, a.N)
+		series[a.Commit.Series] = s
+		jumped[a.ID] = s.Jumped == a.N
+	}
+	return jumped
+}
+
 // change deletes, undeletes, expires or purges archives.
 func (v *Vault) change(t Type, ids IDs, at int64, machine bool) {
 	var gone []Archive

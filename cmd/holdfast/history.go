@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/base32"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,8 @@ type recordDoc struct {
 	ID     string    `json:"id"`
 	Head   string    `json:"head"`
 	What   string    `json:"what,omitempty"`
+
+	ids history.IDs // of the archives that it deletes, brings back, expires or purges
 }
 
 func newHistory(g *globals) *cobra.Command {
@@ -97,6 +100,7 @@ another machine, or had it read aloud, sees the same history up to there. With -
 			if err != nil {
 				return err
 			}
+			describe(docs, h)
 			if found != want {
 				return fmt.Errorf("%w: the service shows %s where %s is expected", history.ErrOrder, cmp.Or(found, fmt.Sprintf("only %d records", h.N)), want)
 			}
@@ -135,16 +139,19 @@ func recordOf(e history.Entry, owner, logKey [32]byte) recordDoc {
 	switch b.Type {
 	case history.TypeEnrol:
 		x, _ := history.ParseEnrol(b.Fields)
-		d.What = fmt.Sprintf("machine %.8s may %s", history.SignerOf(x.SignKey[:]), x.Rights)
+		d.What = fmt.Sprintf("machine %.8s may %s in group %.8s", history.SignerOf(x.SignKey[:]), x.Rights, x.Group)
+		if len(x.Series) > 0 {
+			d.What += fmt.Sprintf(", for %d series only", len(x.Series))
+		}
 	case history.TypeRevoke:
 		x, _ := history.ParseRevoke(b.Fields)
-		d.What = fmt.Sprintf("machine %.8s", x.Signer)
+		d.What = fmt.Sprintf("machine %.8s, not trusted since %s", x.Signer, time.Unix(0, min(x.Since, e.Time)).UTC().Format(time.RFC3339))
 	case history.TypeCommit:
 		x, _ := history.ParseCommit(b.Fields)
-		d.What = fmt.Sprintf("series %.8s", x.Series)
+		d.What = fmt.Sprintf("series %.8s: %d stored, %d unchanged, %s", x.Series, x.Counts.Stored, x.Counts.Unchanged, plural(x.Blocks, "block"))
 	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge:
-		x, _ := history.ParseIDs(b.Type, b.Fields)
-		d.What = plural(uint64(len(x)), "archive")
+		d.ids, _ = history.ParseIDs(b.Type, b.Fields)
+		d.What = plural(uint64(len(d.ids)), "archive")
 	case history.TypePolicy:
 		x, _ := history.ParsePolicy(b.Fields)
 		d.What = fmt.Sprintf("series %.8s: %s", x.Series, rules(x))
@@ -156,4 +163,30 @@ func recordOf(e history.Entry, owner, logKey [32]byte) recordDoc {
 		d.What = fmt.Sprintf("series %.8s", x.Series)
 	}
 	return d
+}
+
+// describe adds what a record says only together with others: which archives changed abruptly, and which
+// records made those that were deleted.
+func describe(docs []recordDoc, h *history.Vault) {
+	jumped := map[string]bool{}
+	for id, yes := range h.Jumps() {
+		jumped[id.String()] = yes
+	}
+	place := map[holdfast.RecordID]uint64{}
+	for _, a := range slices.Concat(h.Archives, h.Purged) {
+		place[a.ID] = a.N
+	}
+	for i := range docs {
+		d := &docs[i]
+		var made []string
+		for _, id := range d.ids {
+			made = append(made, strconv.FormatUint(place[id], 10))
+		}
+		if len(made) > 0 {
+			d.What += " of record " + strings.Join(made, ", ")
+		}
+		if jumped[d.ID] {
+			d.What += ", changed abruptly"
+		}
+	}
 }

@@ -7,12 +7,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"holdfast"
 	"holdfast/client/archive"
 	"holdfast/client/keyring"
 	"holdfast/client/restore"
@@ -25,8 +28,8 @@ func newList(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [ARCHIVE [PATH]] [--json]",
 		Short: "List archives, or what is inside one",
-		Long: `List without arguments lists the vault's archives. With ARCHIVE, which is SERIES for the latest or
-SERIES@TIME, it lists all that is inside, or all that is below PATH.`,
+		Long: `List without arguments lists the vault's archives. With ARCHIVE, which is SERIES for the latest,
+SERIES@TIME or the beginning of an id, it lists all that is inside, or all that is below PATH.`,
 		Args: args(cobra.MaximumNArgs(2), "holdfast list [ARCHIVE [PATH]]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			m, c, err := g.connect(warn)
@@ -51,6 +54,7 @@ SERIES@TIME, it lists all that is inside, or all that is below PATH.`,
 				return err
 			}
 			sayFresh(fresh)
+			sayOldKey(m, v.History)
 			sayFrozen(v.History)
 			if len(a) == 0 {
 				err = listArchives(cmd.Context(), out, v, asJSON)
@@ -84,10 +88,24 @@ func sayFrozen(h *history.Vault) {
 	}
 }
 
+// odd is what sets single archives apart from others of a vault.
+type odd struct {
+	h      *history.Vault
+	jumped map[holdfast.RecordID]bool // see history.Vault.Jumps
+}
+
+func oddOf(h *history.Vault) odd { return odd{h, h.Jumps()} }
+
+// waits reports whether a jumped when it was committed and the owner has not confirmed its series since.
+func (o odd) waits(a history.Archive) bool {
+	return o.jumped[a.ID] && o.h.Series[a.Commit.Series].Confirmed < a.N
+}
+
 // listSealed lists what a key that cannot read may know of archives.
 func listSealed(w io.Writer, h *history.Vault) {
+	o := oddOf(h)
 	for _, a := range h.Archives {
-		fmt.Fprintf(w, "series %.8s  %s  %d blocks uploaded%s%s\n", a.Commit.Series, time.Unix(0, a.Time).UTC().Format(time.RFC3339), a.Commit.Blocks, partialMark(a), stateMark(h, a))
+		fmt.Fprintf(w, "series %.8s  %s  by %.8s  %d blocks uploaded%s%s\n", a.Commit.Series, time.Unix(0, a.Time).UTC().Format(time.RFC3339), a.Signer, a.Commit.Blocks, partialMark(a), o.mark(a))
 	}
 }
 
@@ -98,13 +116,16 @@ func partialMark(a history.Archive) string {
 	return ""
 }
 
-// stateMark says of an archive what sets it apart from others.
-func stateMark(h *history.Vault, a history.Archive) (s string) {
-	if t := until(h, a); t != nil {
+// mark says of an archive what sets it apart from others.
+func (o odd) mark(a history.Archive) (s string) {
+	if t := until(o.h, a); t != nil {
 		s = fmt.Sprintf("  %s, can be brought back until %s", a.State, t.Format(time.RFC3339))
 	}
 	if a.Suspect {
 		s += "  suspect: made with a key that is revoked"
+	}
+	if o.waits(a) {
+		s += "  changed abruptly"
 	}
 	return s
 }
@@ -153,13 +174,14 @@ type archiveDoc struct {
 	State   string     `json:"state"`             // live, deleted or expired
 	Until   *time.Time `json:"until,omitempty"`   // if it is not live: can be brought back until then at least
 	Suspect bool       `json:"suspect,omitempty"` // committed with a key that is revoked since before
+	Jumped  bool       `json:"jumped,omitempty"`  // very different from those before it, and the owner has not confirmed it
 }
 
-func docOf(h *history.Vault, a history.Archive, r *archive.Root) archiveDoc {
+func (o odd) doc(a history.Archive, r *archive.Root) archiveDoc {
 	c := r.Counts
 	return archiveDoc{
-		State: a.State.String(), Until: until(h, a), Suspect: a.Suspect,
-		Archive: restore.Name(h, r.Series, a), ID: a.ID.String(), Series: r.Series,
+		State: a.State.String(), Until: until(o.h, a), Suspect: a.Suspect, Jumped: o.waits(a),
+		Archive: restore.Name(o.h, r.Series, a), ID: a.ID.String(), Series: r.Series,
 		Time: time.Unix(0, a.Time).UTC(), Began: time.Unix(0, r.Time).UTC(),
 		Host: r.Host, User: r.User, Machine: a.Signer.String(), Client: r.Client, Roots: r.Roots, Args: r.Args, Partial: a.Commit.Partial,
 		Entries: r.Entries, Bytes: r.Bytes,
@@ -169,6 +191,8 @@ func docOf(h *history.Vault, a history.Archive, r *archive.Root) archiveDoc {
 
 func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON bool) error {
 	docs := []archiveDoc{}
+	odd := oddOf(v.History)
+	jumped := map[string]bool{} // series by name
 	var bad, first error
 	lost := 0
 	// One damaged archive must not hide the others.
@@ -189,12 +213,18 @@ func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON boo
 			lost++
 			continue
 		}
-		d := docOf(v.History, a, r)
+		d := odd.doc(a, r)
+		jumped[d.Series] = jumped[d.Series] || d.Jumped
 		if asJSON {
 			docs = append(docs, d)
 			continue
 		}
-		fmt.Fprintf(w, "%-40s  %9d paths  %10s  %s:%s%s%s\n", oneLine(d.Archive), d.Entries, size(d.Bytes), oneLine(d.Host), quote(strings.Join(d.Roots, " ")), unreadMark(d), partialMark(a)+stateMark(v.History, a))
+		fmt.Fprintf(w, "%-40s  %9d paths  %10s  by %.8s  %s:%s%s%s\n", oneLine(d.Archive), d.Entries, size(d.Bytes), d.Machine, oneLine(d.Host), quote(strings.Join(d.Roots, " ")), unreadMark(d), partialMark(a)+odd.mark(a))
+	}
+	for _, name := range slices.Sorted(maps.Keys(jumped)) {
+		if jumped[name] {
+			warn(fmt.Sprintf("series %s changed abruptly: look whether you know why. Until the owner says `holdfast confirm %s`, no policy and no machine deletes in it", oneLine(name), oneLine(name)))
+		}
 	}
 	if asJSON {
 		e := json.NewEncoder(w)
@@ -279,17 +309,30 @@ func listInside(ctx context.Context, w io.Writer, m *keyring.Machine, v *restore
 			return fmt.Errorf("%w; `holdfast list %s` shows what is in it", err, spec)
 		}
 	}
-	span := tree.Span{Prefix: at}
+	var lost uint64
+	span := tree.Span{Prefix: at, Lost: func(l tree.Lost) error {
+		p := restore.LostPart(l)
+		warn(fmt.Sprintf("%s: %v", quote(p.Path), p.Err))
+		lost += max(l.Entries, 1)
+		return nil
+	}}
+	whole := func() error {
+		if lost == 0 {
+			return nil
+		}
+		return &codeError{exitDamaged, fmt.Errorf("%s of this archive cannot be listed, because the service's copy is damaged or gone; look for them in an older archive, and tell the service's operator", plural(lost, "path"))}
+	}
 	if !asJSON {
-		return t.Walk(ctx, span, func(e *archive.Entry) error {
+		err := t.Walk(ctx, span, func(e *archive.Entry) error {
 			_, err := fmt.Fprintln(w, line(e))
 			return err
 		})
+		return cmp.Or(err, whole())
 	}
 	// One document, written as it is read: {"archive": ..., "verdicts": [...], "entries": [...]}.
 	j := &stream{w: w}
 	j.raw(`{"archive": `)
-	j.value(docOf(v.History, a, r))
+	j.value(oddOf(v.History).doc(a, r))
 	j.raw(`, "verdicts": [`)
 	first := true
 	err = v.Verdicts(ctx, a, r, func(x archive.Verdict) error {
@@ -311,7 +354,7 @@ func listInside(ctx context.Context, w io.Writer, m *keyring.Machine, v *restore
 		return err
 	}
 	j.raw("]}\n")
-	return j.err
+	return cmp.Or(j.err, whole())
 }
 
 // stream writes JSON piece by piece and keeps its first error.
