@@ -83,7 +83,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 4 damaged, or the bucket contradict
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), sweepCommand(), recoverCommand(), rebuildCommand(), checkCommand())
+	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), sweepCommand(), thawCommand(), recoverCommand(), rebuildCommand(), checkCommand())
 	plain(c)
 	return c
 }

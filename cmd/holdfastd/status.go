@@ -37,6 +37,11 @@ func statusCommand() *cobra.Command {
 				if err == nil && st.Outside > 0 {
 					_, err = fmt.Fprintf(out, "outside   %d objects, %d bytes, are not part of the journal; see holdfastd sweep\n", st.Outside, st.OutsideBytes)
 				}
+				for _, f := range st.Frozen {
+					if err == nil {
+						_, err = fmt.Fprintf(out, "FROZEN    nothing is deleted since %s (%s): %s; see holdfastd thaw\n", f.Since.Format(time.RFC3339), f.Reason, f.Found)
+					}
+				}
 				if err == nil && digest {
 					_, err = fmt.Fprintf(out, "digest    %s\n", st.Digest)
 				}

@@ -6,6 +6,7 @@
 //	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
 //	GET  /sweep      answers a Quarantine: what in the bucket is not part of the journal
 //	POST /sweep      deletes of it what may be deleted, and answers a Quarantine of that
+//	POST /thaw       {"by": NAME, "reason": TEXT}   ends every freeze of deleting and answers a list of Freeze: those
 //
 // A request that fails is answered with {"error": SENTENCE} and a status of 400 or more.
 package admin
@@ -61,6 +62,23 @@ type Status struct {
 	Outside      int    `json:"outside_objects"`
 	OutsideBytes int64  `json:"outside_bytes"`
 	Digest       string `json:"digest,omitempty"` // of the view, if asked for
+	// Frozen says why nothing is deleted at the moment; empty if it is.
+	Frozen []Freeze `json:"frozen"`
+}
+
+// Freeze is a reason for which all deleting is frozen.
+type Freeze struct {
+	Reason string    `json:"reason"` // "clocks", "jump" or "contradiction"
+	Since  time.Time `json:"since"`  // journal time
+	Found  string    `json:"found"`
+}
+
+func freezes(all []view.Freeze) []Freeze {
+	out := []Freeze{}
+	for _, f := range all {
+		out = append(out, Freeze{f.Reason.String(), time.UnixMilli(f.Since).UTC(), f.Text})
+	}
+	return out
 }
 
 // Recovery says what a start of the service had to do.
@@ -143,6 +161,7 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /sweep", quarantine(s.Journal.Quarantine))
 	mux.HandleFunc("POST /sweep", quarantine(s.Journal.Sweep))
+	mux.HandleFunc("POST /thaw", s.thaw)
 	return mux
 }
 
@@ -175,6 +194,25 @@ func (s *Server) token(made func(context.Context, *journal.Journal, string) ([32
 		}
 		reply(w, tokenAnswer{s.Identity.Token(secret).String()}, err)
 	}
+}
+
+type thawRequest struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+func (s *Server) thaw(w http.ResponseWriter, r *http.Request) {
+	var q thawRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, wire.MaxJSON)).Decode(&q); err != nil {
+		reply(w, nil, fmt.Errorf("read request: %w", err))
+		return
+	}
+	if q.By == "" {
+		reply(w, nil, errors.New("the request does not say who thaws"))
+		return
+	}
+	ended, err := s.Journal.Thaw(r.Context(), q.By, q.Reason)
+	reply(w, freezes(ended), err)
 }
 
 // quarantine answers with what found finds.
@@ -211,6 +249,7 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 		Recovery: Recovery{info.Replayed, info.Rebuilt, info.Duration.Seconds()},
 
 		Outside: info.Quarantine.Count, OutsideBytes: info.Quarantine.Bytes,
+		Frozen: freezes(s.Journal.Freezes()),
 	}
 	if digest {
 		d, _, err := s.Journal.Digest(ctx)
@@ -266,6 +305,13 @@ func GetQuarantine(ctx context.Context, dir string) (q Quarantine, err error) {
 func Sweep(ctx context.Context, dir string) (q Quarantine, err error) {
 	err = ask(ctx, dir, http.MethodPost, "/sweep", nil, &q)
 	return q, err
+}
+
+// Thaw tells the service on dir that whoever by names has looked, and why deleting may go on. It returns what was
+// frozen.
+func Thaw(ctx context.Context, dir, by, reason string) (ended []Freeze, err error) {
+	err = ask(ctx, dir, http.MethodPost, "/thaw", thawRequest{by, reason}, &ended)
+	return ended, err
 }
 
 // ask makes one request to the service on dir. The error wraps ErrNotServing if nobody answers.

@@ -47,15 +47,15 @@ type clocks struct {
 }
 
 // now returns our clock for the journal, ms. mu is held.
-func (j *Journal) now() int64 { return time.Now().Add(j.clocks.behind).UnixMilli() }
+func (j *Journal) now() int64 { return j.cfg.clock().Add(j.clocks.behind).UnixMilli() }
 
 // look compares the clocks and notes what it finds. An error says that nothing is known.
 func (j *Journal) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	before := time.Now()
+	before := j.cfg.clock()
 	store, err := j.cfg.Bucket.Now(ctx)
-	after := time.Now()
+	after := j.cfg.clock()
 	if took := after.Sub(before); err == nil && took > maxLook {
 		err = fmt.Errorf("it took %s to answer", took.Round(time.Second)) // or we were paused
 	}
@@ -144,7 +144,7 @@ func (j *Journal) freezes() []view.Freeze {
 // contradict freezes deleting because the bucket does not show what was acknowledged. Reading and writing go on.
 func (j *Journal) contradict(found string) {
 	j.mu.Lock()
-	j.owe(segment.ReasonContradiction, time.Now(), found)
+	j.owe(segment.ReasonContradiction, j.cfg.clock(), found)
 	j.mu.Unlock()
 	select {
 	case j.wake <- struct{}{}:
@@ -242,7 +242,7 @@ func (j *Journal) mayDelete(now int64) error {
 	for _, f := range j.freezes() {
 		return j.whyFrozen(f.Reason, f.Text)
 	}
-	if c.agreed.IsZero() || time.Since(c.agreed) > maxSkew || now-c.seen > maxSkew.Milliseconds() {
+	if c.agreed.IsZero() || j.cfg.clock().Sub(c.agreed) > maxSkew || now-c.seen > maxSkew.Milliseconds() {
 		return fmt.Errorf("nothing is deleted: the store's clock was not read in the last %s", maxSkew)
 	}
 	return nil

@@ -56,7 +56,8 @@ type Config struct {
 	// Store, if set, is used as the view instead of opening Dir. Close closes it.
 	Store *view.Store
 
-	watch time.Duration // between two looks at epoch object and clocks; 0 is watchEvery
+	watch time.Duration    // between two looks at epoch object and clocks; 0 is watchEvery
+	clock func() time.Time // what the journal's time follows; nil is time.Now. A test in which many days pass sets it: the view's timers are slow
 }
 
 // Errors that a caller acts on.
@@ -156,6 +157,9 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	}
 	if j.cfg.watch == 0 {
 		j.cfg.watch = watchEvery
+	}
+	if j.cfg.clock == nil {
+		j.cfg.clock = time.Now
 	}
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
