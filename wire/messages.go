@@ -29,9 +29,12 @@ const (
 	PathHave    = Prefix + "/sessions/{sid}/have"   // POST names (binary) -> one byte a name, 1 for present
 	PathBlocks  = Prefix + "/sessions/{sid}/blocks" // POST ?seq=K[&flush=1] block frames -> Stored, once they are durable; flush asks not to wait for more
 	PathClose   = Prefix + "/sessions/{sid}/close"  // POST -> {}
-	PathFetch   = Prefix + "/groups/{group}/fetch"  // POST names (binary) -> block frames in bucket order
+	PathFetch   = Prefix + "/groups/{group}/fetch"  // POST [?copy=K] names (binary) -> block frames in bucket order
 	PathUsage   = Prefix + "/usage"                 // GET -> Usage
 )
+
+// MaxCopy is the greatest number of a copy that can be fetched; 0 is the newest copy.
+const MaxCopy = 255
 
 // Limits of message bodies, bytes.
 const (
@@ -98,10 +101,14 @@ type Stored struct {
 type Usage struct {
 	Account     string `json:"account"`
 	StoredBytes uint64 `json:"stored_bytes"`
+	BilledBytes uint64 `json:"billed_bytes"` // each block counts as holdfast.LeastBilled at least
 	Blocks      uint64 `json:"blocks"`
-	// ByteSeconds is the exact integral of stored bytes over time up to now, in decimal: it exceeds 64 bits.
-	ByteSeconds string    `json:"byte_seconds"`
-	AsOf        time.Time `json:"as_of"`
+	Asked       uint64 `json:"asked"` // names that the account's machines asked about
+	// ByteSeconds and BilledByteSeconds are the exact integrals over time up to now, in decimal: they exceed 64 bits.
+	ByteSeconds       string    `json:"byte_seconds"`
+	BilledByteSeconds string    `json:"billed_byte_seconds"`
+	AsOf              time.Time `json:"as_of"`
+	Today             *Cap      `json:"today,omitempty"` // of the machine that asks, if it has a daily cap
 }
 
 // Code names a refusal for programs.
@@ -182,6 +189,16 @@ type Error struct {
 	RetryAfter int      `json:"retry_after,omitempty"`
 	Missing    []string `json:"missing,omitempty"` // hex names, at most 256, with CodeMissing
 	Chain      *Chain   `json:"chain,omitempty"`   // with CodeStaleChain
+	Cap        *Cap     `json:"cap,omitempty"`     // with CodeCapExceeded
+}
+
+// Cap is what a machine may store a day, and what it stored of that.
+type Cap struct {
+	Bytes      uint64    `json:"bytes,omitempty"`  // as holdfast.Billed counts them; 0 for no cap
+	Blocks     uint64    `json:"blocks,omitempty"` // 0 for no cap
+	UsedBytes  uint64    `json:"used_bytes"`
+	UsedBlocks uint64    `json:"used_blocks"`
+	Resets     time.Time `json:"resets"` // when the next day begins
 }
 
 func (e *Error) Error() string {
