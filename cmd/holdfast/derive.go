@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -61,10 +62,7 @@ func derive(cmd *cobra.Command, g *globals, path string, want allowance, owner o
 	if err != nil {
 		return err
 	}
-	read, err := readKeyNumber(o, h)
-	if err != nil {
-		return err
-	}
+	read := readKeyNumber(o, h)
 	made, err := g.derived(path, m, h, e)
 	if err != nil {
 		return err
@@ -111,7 +109,7 @@ func (g *globals) derived(path string, m *keyring.Machine, h *history.Vault, e h
 	if err != nil {
 		return nil, fmt.Errorf("%s exists already, and is never overwritten (%w); choose another name", path, err)
 	}
-	same := made.Vault == m.Vault && made.Rights == e.Rights && made.Signer() != m.Signer() && made.ReadKey == h.ReadKey &&
+	same := made.Vault == m.Vault && made.Rights == e.Rights && made.Signer() != m.Signer() && slices.Contains(h.ReadKeys, history.ReadKeyIDOf(made.ReadKey[:])) &&
 		(e.Group == holdfast.GroupID{} || e.Group == made.Group)
 	if !same {
 		return nil, fmt.Errorf("%s exists already, is the key of something else, and is never overwritten; choose another name", path)

@@ -145,13 +145,19 @@ func allows(e history.Enrol) string {
 	return fmt.Sprintf("%s; group %.8s", s, e.Group)
 }
 
-// readKeyNumber returns the number of the current read key, which must be one of the owner's.
-func readKeyNumber(owner keyring.Owner, h *history.Vault) (uint32, error) {
-	n := uint32(len(h.ReadKeys) - 1)
-	if owner.ReadKey(n) != h.ReadKey {
-		return 0, distrust("the vault's current read key is not the one that follows from the owner's key; do not go on before you know who made it")
+// readKeyNumber returns the number of the newest read key that follows from the owner's. The current one does
+// not if somebody else who has the owner's key put his own in its place.
+func readKeyNumber(owner keyring.Owner, h *history.Vault) uint32 {
+	n := len(h.ReadKeys) - 1
+	for ; n > 0; n-- {
+		if pub := owner.ReadKey(uint32(n)); history.ReadKeyIDOf(pub[:]) == h.ReadKeys[n] {
+			break
+		}
 	}
-	return n, nil
+	if n < len(h.ReadKeys)-1 {
+		warn("the vault's current read key does not follow from the owner's key: somebody else who has that too made it, and he alone reads what has been stored since. `holdfast key rotate-read` makes another, but he can do the same again: restore what you need, and make a new vault")
+	}
+	return uint32(n)
 }
 
 func newKeyEnrol(g *globals) *cobra.Command {
@@ -353,10 +359,7 @@ func allowEnrolment(cmd *cobra.Command, g *globals, text, code string, want allo
 	if err != nil {
 		return err
 	}
-	read, err := readKeyNumber(o, h)
-	if err != nil {
-		return err
-	}
+	read := readKeyNumber(o, h)
 	if e, h, err = enrolOnce(cmd.Context(), c, h, o, e); err != nil {
 		return err
 	}

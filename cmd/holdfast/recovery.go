@@ -57,10 +57,7 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 	if err != nil {
 		return err
 	}
-	read, err := newestRead(f.Owner, scout.h)
-	if err != nil {
-		return err
-	}
+	read := readKeyNumber(f.Owner, scout.h)
 	m := f.Owner.NewMachine(f.Vault, group, rights, chunk)
 	f.Owner.GiveRead(m, read)
 	m.Address, m.ServiceKey, m.LogKey = f.Address, f.ServiceKey, f.LogKey
@@ -81,22 +78,6 @@ func (r *recovery) run(cmd *cobra.Command, g *globals, ownerPath string, writeOn
 		fmt.Fprintf(out, "It is in a group of its own, so its first backup uploads everything. `holdfast key list` shows the other groups; --group GROUP joins one.\n")
 	}
 	return nil
-}
-
-// newestRead returns the number of the newest read key that is the owner's. If it is not the current one,
-// somebody else has the owner's words and made that; what was stored before must come back all the same.
-func newestRead(o keyring.Owner, h *history.Vault) (uint32, error) {
-	n, err := readKeyNumber(o, h)
-	if err == nil {
-		return n, nil
-	}
-	for i := len(h.ReadKeys) - 2; i >= 0; i-- {
-		if pub := o.ReadKey(uint32(i)); history.ReadKeyIDOf(pub[:]) == h.ReadKeys[i] {
-			warn(fmt.Sprintf("the vault's current read key does not follow from the owner's words: somebody else has them too, and reads alone what has been stored since. This machine gets read key %d, which opens what was stored for it; restore what you need, and make a new vault", i))
-			return uint32(i), nil
-		}
-	}
-	return 0, err
 }
 
 // scout is a machine that exists for as long as a recovery runs, and in memory only: the vault's history can

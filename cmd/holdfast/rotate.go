@@ -60,6 +60,9 @@ it learns from the history for which key to write.`,
 				return err
 			}
 			defer r.c.Close()
+			if r.foreign {
+				return distrust("there is no current read key of this owner; make one with `holdfast key rotate-read`")
+			}
 			if r.m.ReadKey == r.h.ReadKey {
 				fmt.Fprintln(cmd.OutOrStdout(), "the key file is up to date")
 				return nil
@@ -97,6 +100,8 @@ type rotation struct {
 	h    *history.Vault
 	o    keyring.Owner
 	n    uint32 // number of the current read key
+
+	foreign bool // which does not follow from the owner's
 }
 
 // begin reads all that is needed and changes nothing. Without an error, r.c is to be closed.
@@ -129,8 +134,9 @@ func (r *rotation) begin(cmd *cobra.Command) (err error) {
 	if r.o, err = r.owner.read(cmd, r.g, r.m); err != nil {
 		return err
 	}
-	r.n, err = readKeyNumber(r.o, r.h)
-	return err
+	r.n = uint32(len(r.h.ReadKeys) - 1)
+	r.foreign = readKeyNumber(r.o, r.h) != r.n
+	return nil
 }
 
 func (r *rotation) run(cmd *cobra.Command) error {
@@ -146,7 +152,7 @@ func (r *rotation) run(cmd *cobra.Command) error {
 	if len(bad) > 0 && !r.leave {
 		return &codeError{exitDamaged, fmt.Errorf("the secrets of %s do not open, so nothing was changed; what was stored in them is lost already, `holdfast verify` shows what that is; --leave-damaged goes on without them", plural(uint64(len(bad)), "session"))}
 	}
-	if complete := len(r.lacking(bad)) == 0 && r.m.ReadKey == r.h.ReadKey; complete || r.again {
+	if complete := len(r.lacking(bad)) == 0 && r.m.ReadKey == r.h.ReadKey; complete || r.again || r.foreign {
 		pub := r.o.ReadKey(r.n + 1)
 		if r.h, err = r.c.SubmitAsOwner(cmd.Context(), r.o.SignKey(), history.TypeRotateRead, history.RotateRead{ReadKey: pub}.Encode()); err != nil {
 			return err
@@ -312,7 +318,11 @@ type unwrapper struct {
 func newUnwrapper(o keyring.Owner, h *history.Vault) (*unwrapper, error) {
 	x := new(unwrapper)
 	for n, id := range slices.Backward(h.ReadKeys) {
-		r, err := seal.NewReader(readerOf(o, h, uint32(n)))
+		m := readerOf(o, h, uint32(n))
+		if history.ReadKeyIDOf(m.ReadKey[:]) != id {
+			continue // see readKeyNumber
+		}
+		r, err := seal.NewReader(m)
 		if err != nil {
 			return nil, err
 		}
@@ -338,7 +348,7 @@ func (x *unwrapper) session(s history.Session) (*seal.Reader, error) {
 		}
 		first = cmp.Or(first, err)
 	}
-	return nil, cmp.Or(first, error(fmt.Errorf("%w: it is wrapped for no read key of the vault", seal.ErrDamaged)))
+	return nil, cmp.Or(first, error(fmt.Errorf("%w: it is wrapped for no read key of this owner", seal.ErrDamaged)))
 }
 
 // sortedMachines returns the machines of a vault, always in one order.

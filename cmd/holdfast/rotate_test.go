@@ -261,7 +261,23 @@ func TestKeyUpdate(t *testing.T) {
 	}
 	// A key that somebody made who is not bound by how the owner's follow from his seed.
 	d.svc.Rule(history.TypeRotateRead, history.RotateRead{ReadKey: keyring.OwnerOf(holdfast.Key{77}).ReadKey(0)}.Encode())
-	if code, said := d.rotate(); code != exitDamaged || !strings.Contains(said, "not the one that follows from the owner's key") {
+	d.open(d.svc.Dial(remote.Options{}))
+	if code, said := update(d.owner); code != exitDamaged || !strings.Contains(said, "no current read key of this owner") {
 		t.Errorf("exit %d\n%s", code, said)
+	}
+	warned := captured(t, func() {
+		if code, said := d.rotate(); code != exitDamaged || !strings.Contains(said, "nothing was changed") || len(d.svc.Vault.ReadKeys) != 5 {
+			t.Errorf("exit %d\n%s", code, said)
+		}
+		back := filepath.Join(t.TempDir(), "key")
+		if code, said := d.run(back, "init", "--recover", "--owner", d.owner); code != 0 || d.opens(back) != 3 {
+			t.Errorf("exit %d, it opens %d sessions\n%s", code, d.opens(back), said)
+		}
+		if code, said := d.rotate("--leave-damaged"); code != exitDamaged || !d.current(d.key) || d.opens(d.key) != 3 || len(d.svc.Vault.ReadKeys) != 6 {
+			t.Errorf("exit %d\n%s", code, said)
+		}
+	})
+	if strings.Count(warned, "somebody else who has that too made it") != 3 {
+		t.Errorf("said is\n%s", warned)
 	}
 }
