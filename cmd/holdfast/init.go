@@ -32,6 +32,9 @@ func newInit(g *globals) *cobra.Command {
 The owner's key, which can do everything and get everything back, is shown once as 24 recovery words to
 write down, or written to the file that --owner names. Keep it away from this machine.
 
+With --passphrase or --recipient the files that init writes are protected from the start; ` + "`holdfast key unprotect`" + `
+takes that from one of them again, ` + "`holdfast key paper`" + ` puts one on paper.
+
 With --recover it enrols this machine, which may be bare, in the vault that is there: with the owner's file that
 --owner names, or with the 24 words from standard input and --address, --service-key and --log-key, which
 ` + "`holdfast key show`" + ` shows on any machine of the vault and the operator knows. Where the vault had one machine,

@@ -126,11 +126,10 @@ func (g *globals) machine() (*keyring.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := keyring.Load(path, g.unlock)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no key file %s; name yours with --key, or make one with `holdfast init`", path)
 	}
-	return m, err
+	return keyring.Load(path, g.unlock)
 }
 
 // cacheDir returns the directory for what this machine remembers of its vault.

@@ -45,6 +45,31 @@ func TestWriteFileFailureKeepsTheOld(t *testing.T) {
 	noTemps(t, dir)
 }
 
+// The check sees what was written, under another name, while the old file is still there; its refusal
+// changes nothing.
+func TestReplaceFileChecks(t *testing.T) {
+	dir := t.TempDir()
+	p := filepath.Join(dir, "f")
+	if err := WriteFile(p, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	no := errors.New("no")
+	for _, verdict := range []error{no, nil} {
+		err := ReplaceFile(p, []byte("new"), 0o600, func(tmp string) error {
+			got, err := os.ReadFile(tmp)
+			if old, oerr := os.ReadFile(p); err != nil || oerr != nil || string(got) != "new" || string(old) != "old" || filepath.Dir(tmp) != dir {
+				t.Errorf("%s holds %q, %s holds %q", tmp, got, p, old)
+			}
+			return verdict
+		})
+		want := map[bool]string{true: "new", false: "old"}[verdict == nil]
+		if got, _ := os.ReadFile(p); !errors.Is(err, verdict) || string(got) != want {
+			t.Errorf("the check said %v: %v, and the file holds %q", verdict, err, got)
+		}
+		noTemps(t, dir)
+	}
+}
+
 func TestCreateFileRefusesWhatExists(t *testing.T) {
 	dir := t.TempDir()
 	p := filepath.Join(dir, "key")
