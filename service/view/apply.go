@@ -180,12 +180,14 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		if err != nil {
 			return err
 		}
-		if bad, err := rev.suspect(rows, b); err != nil {
+		bad, err := rev.suspect(rows, b)
+		if err != nil {
 			return err
-		} else if !bad && b.Promised(timeMS) {
+		}
+		if !bad && b.Promised(timeMS) {
 			return fmt.Errorf("block %s: %w", rec.Name, ErrDuplicate)
 		}
-		if b.Kind != rec.Kind {
+		if !bad && b.Kind != rec.Kind { // a thief's kind must not keep out what belongs there
 			return fmt.Errorf("%w: it is a %s already", ErrKind, b.Kind)
 		}
 		again = &b
