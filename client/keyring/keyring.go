@@ -73,6 +73,18 @@
 //	check HEX8
 //
 // Nothing else is accepted: not another order, a missing, double or unknown field, nor other spelling.
+//
+// # Enrolling
+//
+// A new machine sends a Request, the owner answers with a Grant; two codes that people compare keep others from
+// putting theirs in the place of either. docs/format/1-keys-and-blocks.md has their bytes. Until the grant
+// comes, the machine keeps a file in the form above:
+//
+//	holdfast-pending 1
+//	rights LIST                     that it asks for
+//	machine-seed HEX32
+//	grant-seed HEX32                private key that opens the grant, as a read seed does for sessions
+//	check HEX8
 package keyring
 
 import (
