@@ -12,8 +12,8 @@ import (
 	"holdfast/wire"
 )
 
-// budget shares a number of bytes of memory among requests, first come first served, so that memory has a
-// ceiling whatever the number of clients. One vault gets at most a part of it, so that slow or hostile
+// budget shares a number of bytes of memory among requests, so that memory has a ceiling whatever the number of
+// clients. One vault gets at most a part of it, so that slow or hostile
 // clients of one vault cannot keep the others out.
 //
 // Nor can those of several vaults together: when somebody has waited for cutAfter, the vault that holds most
@@ -110,29 +110,28 @@ func (b *budget) acquire(ctx context.Context, v holdfast.VaultID, n int64, cut f
 	return nil, context.Cause(ctx)
 }
 
-// grant serves the queue in order; mu is held. A vault at its limit is passed over; a claim that waits
-// for others' memory is not, so that large claims are not starved by small ones.
+// grant serves the queue: first who holds least, and of those who came first; mu is held. So what one vault gives
+// back is not its own again while others wait. A vault at its limit is passed over; a claim that waits for others'
+// memory is not, so that large claims are not starved by small ones.
 func (b *budget) grant() {
-	rest := b.queue[:0]
-	blocked := false
-	for _, c := range b.queue {
-		if blocked || b.held[c.vault]+c.n > b.each {
-			rest = append(rest, c)
-			continue
+	for {
+		next := -1
+		for i, c := range b.queue {
+			if b.held[c.vault]+c.n <= b.each && (next < 0 || b.held[c.vault] < b.held[b.queue[next].vault]) {
+				next = i
+			}
 		}
-		if c.n > b.free {
-			blocked = true
-			rest = append(rest, c)
-			continue
+		if next < 0 || b.queue[next].n > b.free {
+			return
 		}
+		c := b.queue[next]
+		b.queue = slices.Delete(b.queue, next, next+1)
 		b.free -= c.n
 		b.held[c.vault] += c.n
 		b.granted[c] = struct{}{}
 		c.since = time.Now()
 		close(c.granted)
 	}
-	clear(b.queue[len(rest):])
-	b.queue = rest
 }
 
 // victim returns what ends the request that is to make room for c, or nil.

@@ -22,16 +22,22 @@ type raw struct {
 	next uint32 // stream
 }
 
-// raw connects with c's key. The service may send the answers' heads, but not one byte of a body.
-func (c *client) raw() *raw {
+// dial makes a TLS connection with c's key.
+func (c *client) dial(proto string) *tls.Conn {
 	c.w.Helper()
 	conn, err := c.w.l.dial(c.w.Context(), c.home)
 	if err != nil {
 		c.w.Fatal(err)
 	}
 	cfg := wire.ClientConfig(c.tls, pub(c.w.id.TLSKey()))
-	cfg.NextProtos = []string{"h2"}
-	r := &raw{c.w, tls.Client(conn, cfg), 1}
+	cfg.NextProtos = []string{proto}
+	return tls.Client(conn, cfg)
+}
+
+// raw connects with c's key. The service may send the answers' heads, but not one byte of a body.
+func (c *client) raw() *raw {
+	c.w.Helper()
+	r := &raw{c.w, c.dial("h2"), 1}
 	r.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
 	r.frame(4, 0, 0, 0, 4, 0, 0, 0, 0) // SETTINGS: initial window 0
 	return r
