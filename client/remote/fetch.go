@@ -29,6 +29,13 @@ const (
 // as the service sent them, not verified, and fn's to keep. fn is called from several goroutines; its
 // error ends the fetch. Names that lie near one another in the bucket should be near in names.
 func (c *Client) Fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, fn func(name holdfast.Name, sealed []byte, err error) error) error {
+	return c.FetchCopy(ctx, group, names, 0, fn)
+}
+
+// FetchCopy is Fetch of another copy of each block, for whom the newest (0) does not do: a name may have been stored
+// more than once, after a machine of the group was revoked. 1 is the copy that was stored first; there may be
+// up to wire.MaxCopy of them. ErrAbsent says that there are fewer.
+func (c *Client) FetchCopy(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, number int, fn func(name holdfast.Name, sealed []byte, err error) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	work := make(chan []holdfast.Name)
@@ -36,7 +43,7 @@ func (c *Client) Fetch(ctx context.Context, group holdfast.GroupID, names []hold
 	for range min(fetchers, (len(names)+fetchNames-1)/fetchNames) {
 		wg.Go(func() {
 			for part := range work {
-				if err := c.fetch(ctx, group, part, fn); err != nil {
+				if err := c.fetch(ctx, group, part, number, fn); err != nil {
 					cancel(err)
 					return
 				}
@@ -59,12 +66,15 @@ feed:
 }
 
 // fetch gets the blocks of one request, and asks again for those that a broken answer left out.
-func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, fn func(holdfast.Name, []byte, error) error) error {
+func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, number int, fn func(holdfast.Name, []byte, error) error) error {
 	open := make(map[holdfast.Name]bool, len(names))
 	for _, n := range names {
 		open[n] = true
 	}
 	path := strings.Replace(wire.PathFetch, "{group}", group.String(), 1)
+	if number > 0 {
+		path += fmt.Sprintf("?copy=%d", number)
+	}
 	return c.persist(ctx, func(ctx context.Context, w *watch) error {
 		rest := make([]holdfast.Name, 0, len(open))
 		for _, n := range names { // in the caller's order

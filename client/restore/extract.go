@@ -516,7 +516,7 @@ func (r *run) flush() error {
 		return err
 	}
 	if len(names) > 0 {
-		if err := r.v.c.Fetch(r.ctx, r.a.Commit.Group, names, r.block); err != nil {
+		if err := r.v.fetch(r.ctx, r.a.Commit.Group, names, r.block); err != nil {
 			r.abort()
 			return err
 		}
@@ -552,10 +552,9 @@ func (r *run) of(name holdfast.Name) []piece {
 }
 
 // block deals with one fetched block. It is called from several goroutines.
-func (r *run) block(name holdfast.Name, sealed []byte, ferr error) error {
+func (r *run) block(name holdfast.Name, size int, kind holdfast.Kind, plain []byte, err error) error {
 	r.blocks.Add(1)
-	r.opt.Progress.Fetched.Add(uint64(len(sealed)))
-	kind, plain, err := r.v.open(r.a.Commit.Group, name, sealed, ferr)
+	r.opt.Progress.Fetched.Add(uint64(size))
 	if err == nil {
 		r.remember(name, len(plain))
 	}

@@ -27,6 +27,7 @@ import (
 	"holdfast/client/seal"
 	"holdfast/client/tree"
 	"holdfast/history"
+	"holdfast/wire"
 )
 
 // Vault is a customer's vault, opened for reading: its verified history and the keys of its sessions.
@@ -83,16 +84,47 @@ func Damaged(err error) bool {
 	return false
 }
 
-// open opens one fetched block.
-func (v *Vault) open(group holdfast.GroupID, name holdfast.Name, sealed []byte, err error) (holdfast.Kind, []byte, error) {
-	if err != nil {
-		return 0, nil, &BlockError{name, err}
+// opened is a fetched block: what it holds, or why it cannot be had. size is that of what was fetched, bytes.
+type opened func(name holdfast.Name, size int, kind holdfast.Kind, plain []byte, err error) error
+
+// fetch gets blocks and opens them; fn is called once for each, from several goroutines. Of a block whose newest copy is
+// damaged or does not open, it tries the others: somebody with a stolen key may have stored garbage under the
+// name before us, or after. The error that fn sees is then that of the newest, a *BlockError.
+func (v *Vault) fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, fn opened) error {
+	bad := map[holdfast.Name]error{} // why the newest copy would not do
+	var mu sync.Mutex
+	for number := 0; len(names) > 0; number++ {
+		var again []holdfast.Name
+		err := v.c.FetchCopy(ctx, group, names, number, func(name holdfast.Name, sealed []byte, err error) error {
+			var kind holdfast.Kind
+			var plain []byte
+			if err == nil {
+				kind, plain, err = v.reader.Open(group, name, sealed)
+			}
+			if err == nil {
+				return fn(name, len(sealed), kind, plain, nil)
+			}
+			mu.Lock()
+			if number == 0 {
+				bad[name] = &BlockError{name, err}
+			}
+			more := number < wire.MaxCopy && Damaged(err) && !errors.Is(err, remote.ErrAbsent)
+			if more {
+				again = append(again, name)
+			}
+			why := bad[name]
+			mu.Unlock()
+			if more {
+				return nil
+			}
+			return fn(name, len(sealed), 0, nil, why)
+		})
+		if err != nil {
+			return err
+		}
+		names = again
 	}
-	kind, plain, err := v.reader.Open(group, name, sealed)
-	if err != nil {
-		return 0, nil, &BlockError{name, err}
-	}
-	return kind, plain, nil
+	return nil
 }
 
 // get returns the plaintexts of blocks of one kind, in the order of names. With a tree.Bad, which has a
@@ -113,8 +145,7 @@ func (v *Vault) get(ctx context.Context, group holdfast.GroupID, want holdfast.K
 		return out, nil
 	}
 	bad := tree.Bad{}
-	err := v.c.Fetch(ctx, group, ask, func(name holdfast.Name, sealed []byte, err error) error {
-		kind, plain, err := v.open(group, name, sealed, err)
+	err := v.fetch(ctx, group, ask, func(name holdfast.Name, _ int, kind holdfast.Kind, plain []byte, err error) error {
 		if err == nil && kind != want {
 			err = &BlockError{name, fmt.Errorf("%w: %s where %s belongs", archive.ErrDamaged, kind, want)}
 		}
@@ -250,14 +281,14 @@ func Name(h *history.Vault, series string, a history.Archive) string {
 // minID is the shortest beginning of an archive's id that names it, hexadecimal digits.
 const minID = 8
 
-// Find returns the archive that spec names: SERIES for the newest complete one, SERIES@TIME with any
+// Find returns the archive that spec names: SERIES for the newest that is complete, live and not suspect, SERIES@TIME with any
 // beginning of the time that only one archive has, or, where there is no such series, any beginning of
 // the archive's id from minID digits on that no other has. The error wraps ErrNoArchive.
 func Find(m *keyring.Machine, h *history.Vault, spec string, states ...history.State) (history.Archive, error) {
 	series, when, timed := strings.Cut(spec, "@")
 	id := m.Series(series)
 	var found, byID []history.Archive
-	var known, partial, deleted bool
+	var known, partial, deleted, suspect bool
 	for _, a := range h.Archives {
 		known = known || a.Commit.Series == id
 		if len(states) > 0 && !slices.Contains(states, a.State) {
@@ -276,6 +307,10 @@ func Find(m *keyring.Machine, h *history.Vault, spec string, states ...history.S
 			}
 			if a.Commit.Partial {
 				partial = true
+				continue
+			}
+			if a.Suspect {
+				suspect = true
 				continue
 			}
 			found = append(found[:0], a)
@@ -306,6 +341,8 @@ func Find(m *keyring.Machine, h *history.Vault, spec string, states ...history.S
 			more = "the id"
 		}
 		return history.Archive{}, &manyArchives{fmt.Sprintf("%d archives begin with %q (%s); say more of %s", len(found), spec, strings.Join(names, ", "), more)}
+	case suspect:
+		return history.Archive{}, fmt.Errorf("%w: all of %q are suspect, made with a key that was revoked since before; if you know one to be good, name it as SERIES@TIME, `holdfast list` shows them", ErrNoArchive, spec)
 	case partial:
 		return history.Archive{}, fmt.Errorf("%w: %q has only partial archives so far; name one as SERIES@TIME, `holdfast list` shows them", ErrNoArchive, spec)
 	case deleted:

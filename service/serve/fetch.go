@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ type found struct {
 }
 
 // fetch answers the blocks of a group in the order in which they lie in the bucket, then the names of
-// which there is none.
+// which there is none. With ?copy=K it answers the K-th copy of each: 0 is the newest, which everybody wants first; 1 is
+// the one that was stored first, and so on.
 func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 	var group holdfast.GroupID
 	if err := parseHex(group[:], r.PathValue("group"), "group in the path"); err != nil {
@@ -43,6 +45,12 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err != nil {
 		return err
 	}
+	which := uint64(0)
+	if q := r.URL.Query(); q.Has("copy") {
+		if which, err = strconv.ParseUint(q.Get("copy"), 10, 16); err != nil || which > wire.MaxCopy {
+			return refusal(wire.CodeBadRequest, "The copy to fetch is a number from 0 to %d.", wire.MaxCopy)
+		}
+	}
 	slices.SortFunc(names, func(a, b holdfast.Name) int { return slices.Compare(a[:], b[:]) })
 	var blocks []found
 	var absent []holdfast.Name
@@ -51,7 +59,13 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		if i > 0 && n == names[i-1] {
 			return refusal(wire.CodeBadRequest, "The request names block %s twice.", n)
 		}
-		b, ok, err := v.Block(c.machine.Vault, group, n)
+		var b view.Block
+		var ok bool
+		if which == 0 {
+			b, ok, err = v.Block(c.machine.Vault, group, n)
+		} else {
+			b, ok, err = v.Alternate(c.machine.Vault, group, n, uint32(which-1))
+		}
 		if err != nil {
 			return err
 		}

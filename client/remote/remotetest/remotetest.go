@@ -3,6 +3,7 @@
 package remotetest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -44,8 +45,10 @@ type Service struct {
 	Blocks  map[holdfast.Name][]byte
 	Order   []holdfast.Name         // as blocks were first stored
 	State   map[holdfast.Name]uint8 // what a fetch answers instead of a block
-	Served  map[string]int          // requests by the last part of their path
-	Links   bool                    // refuse blocks whose links are missing, and bytes that are no block
+	// Copies are what was stored under a name before Blocks, the first one first: what a fetch of another copy answers.
+	Copies map[holdfast.Name][][]byte
+	Served map[string]int // requests by the last part of their path
+	Links  bool           // refuse blocks whose links are missing, and bytes that are no block
 
 	// Skew is added to the service's clock.
 	Skew time.Duration
@@ -92,7 +95,7 @@ func seed(b byte) []byte {
 func prepare(t testing.TB) *Service {
 	return &Service{
 		t: t, key: ed25519.NewKeyFromSeed(seed(2)), LogKey: ed25519.NewKeyFromSeed(seed(3)),
-		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Served: map[string]int{}, Vault: &history.Vault{},
+		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Copies: map[holdfast.Name][][]byte{}, Served: map[string]int{}, Vault: &history.Vault{},
 	}
 }
 
@@ -282,8 +285,19 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 		var out []byte
 		for _, n := range names {
 			fr := wire.Frame{Name: n, Status: f.State[n]}
+			number, err := strconv.Atoi(cmp.Or(r.URL.Query().Get("copy"), "0"))
+			if err != nil || number < 0 || number > wire.MaxCopy {
+				return nil, fmt.Errorf("copy %q", r.URL.Query().Get("copy"))
+			}
+			if number > 0 {
+				fr.Status = wire.FrameBlock
+			}
 			if fr.Status == wire.FrameBlock {
-				fr.Sealed = f.Blocks[n]
+				if number == 0 {
+					fr.Sealed = f.Blocks[n]
+				} else if c := f.Copies[n]; number <= len(c) {
+					fr.Sealed = c[number-1]
+				}
 				if fr.Sealed == nil {
 					fr.Status = wire.FrameAbsent
 				}
