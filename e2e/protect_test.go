@@ -132,6 +132,9 @@ func TestProtect(t *testing.T) {
 			{[]string{"--recipient", elsewhere, "--recipient", testRecipient}, []string{"--identity", "id"}, "an identity of its 2 recipients"},
 			{[]string{"--recipients-file", "list"}, []string{"--identity", "id"}, "an identity of its 2 recipients"},
 		} {
+			if file == "owner" && x.by[0] == "--passphrase-file" {
+				continue // takes long, and is the same
+			}
 			if o := k.ok(append(append([]string{"key", "protect", file}, x.how...), x.by...)...); !strings.Contains(o.stdout, x.says) || o.stderr != "" {
 				t.Errorf("%s: %s%s", x.how, o.stdout, o.stderr)
 			}
@@ -391,6 +394,10 @@ func TestProtectOrder(t *testing.T) {
 			_, call, _ := strings.Cut(strings.TrimSpace(line), " ")
 			call = strings.TrimSpace(call)
 			name, rest, _ := strings.Cut(call, "(")
+			if name == "read" || name == "write" || strings.HasSuffix(name, "sync") || name == "ftruncate" {
+				rest, _, _ = strings.Cut(rest, ">") // what is read and written may name files as well
+				rest += ">"
+			}
 			temp, key := strings.Contains(rest, k.dir+"/"+durable.TempPrefix), strings.Contains(rest, k.path("key"))
 			switch {
 			case name == "openat" && key && !temp:
@@ -403,8 +410,9 @@ func TestProtectOrder(t *testing.T) {
 				steps = append(steps, "write")
 			case name == "fsync" && temp:
 				steps = append(steps, "sync")
-			case name == "read" && temp && !strings.HasSuffix(call, "= 0"):
+			case name == "read" && temp:
 				steps = append(steps, "read back")
+			case name == "openat" && temp && strings.Contains(rest, "O_RDONLY"):
 			case strings.HasPrefix(name, "rename") && temp && key:
 				steps = append(steps, "rename")
 			case name == "fsync" && strings.Contains(rest, k.dir+">"):

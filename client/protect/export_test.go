@@ -1,0 +1,4 @@
+package protect
+
+// InstallPlugin is for tests of the command.
+var InstallPlugin = installPlugin
