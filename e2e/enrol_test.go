@@ -194,6 +194,7 @@ func TestEnrolWriteOnly(t *testing.T) {
 	c.ok("create", "-C", dir, "mine", "tree")
 	w := c.join(c.owner(), "write", "--series", "web", "--day-bytes", "1GiB", "--join-group")
 	w.ok("create", "-C", dir, "web", "tree")
+	c.has(c.ok("key", "list"), "for series web only  1.0 GiB a day at most")
 	w.refuses(1, `"mine" is none of the 1`, "create", "-C", dir, "mine", "tree")
 	const noRead = "this key file cannot read archives"
 	w.refuses(1, noRead, "list", "web")
@@ -207,6 +208,44 @@ func TestEnrolWriteOnly(t *testing.T) {
 	}
 	c.ok("extract", "web", "--target", filepath.Join(dir, "out"))
 	same(t, tree, filepath.Join(dir, "out", "tree"))
+}
+
+// TestEnrolTyped takes the request from a file, the owner's words and the grant from standard input, and protects
+// the new key file.
+func TestEnrolTyped(t *testing.T) {
+	s := newService(t)
+	c, n := newClient(t, s), unenrolled(t)
+	dir := scratch(t)
+	ask := n.ok("key", "enrol", "--request", "--rights", "read")
+	file, pass := filepath.Join(dir, "request"), filepath.Join(dir, "passphrase")
+	write(t, file, "\n"+ask.stdout[:500]+"\r\n  "+ask.stdout[500:])
+	write(t, pass, "battery staple\n")
+	if err := os.Chmod(pass, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	allow := []string{"key", "enrol", file, "--rights", "read", "--code", strings.ToUpper(codeIn(t, ask))}
+	if out, code := c.typed("no words", allow...); code != 2 {
+		t.Errorf("without the words: exit %d\n%s", code, out)
+	}
+	out, code := c.typed(c.words(), allow...)
+	if code != 0 {
+		t.Fatalf("exit %d\n%s", code, out)
+	}
+	grant, rest, _ := strings.Cut(out, "\n")
+	_, shown, _ := strings.Cut(rest, "\ncode  ")
+	shown, _, _ = strings.Cut(shown, "\n")
+	if out, code := n.typed(grant, "key", "enrol", "--grant", "-", "--code", shown, "--new-passphrase-file", pass); code != 0 {
+		t.Fatalf("exit %d\n%s", code, out)
+	}
+	n.ok("--passphrase-file", pass, "list")
+	if b, err := os.ReadFile(n.key()); err != nil || !strings.HasPrefix(string(b), "-----BEGIN AGE ENCRYPTED FILE-----") {
+		t.Errorf("the key file is not protected: %v", err)
+	}
+	path := filepath.Join(dir, "derived")
+	for range 2 {
+		c.ok("--passphrase-file", pass, "key", "derive", path, "--rights", "read", "--owner", c.owner(), "--new-passphrase-file", pass)
+	}
+	c.ok("--key", path, "--passphrase-file", pass, "list")
 }
 
 // TestDerive makes a key file that reads only, and one that writes only, and refuses to write over anything.
@@ -270,7 +309,8 @@ func TestPolicyDelay(t *testing.T) {
 	if err := json.Unmarshal([]byte(c.ok("policy", "show", "--json").stdout), &d); err != nil || d.Now != 14*86400 || d.Next != 86400 || d.From == "" {
 		t.Errorf("%+v, %v", d, err)
 	}
-	c.has(c.ok("history"), "14 days")
+	c.has(c.ok("history"), "  14 days\n")
+	c.has(c.ok("history"), "  1 day, from "+d.From[:19]+"Z on\n")
 	w := c.join(c.owner(), "write")
 	if out, code := w.typed("", "policy", "delay", "1d"); code != 2 {
 		t.Errorf("without the owner: exit %d\n%s", code, out)

@@ -58,7 +58,8 @@ type recordDoc struct {
 	Head   string    `json:"head"`
 	What   string    `json:"what,omitempty"`
 
-	ids history.IDs // of the archives that it deletes, brings back, expires or purges
+	ids   history.IDs // of the archives that it deletes, brings back, expires or purges
+	delay uint64      // seconds, of a record that sets the time for bringing back
 }
 
 func newHistory(g *globals) *cobra.Command {
@@ -157,7 +158,17 @@ func recordOf(e history.Entry, owner, logKey [32]byte) recordDoc {
 		d.What = fmt.Sprintf("series %.8s: %s", x.Series, rules(x))
 	case history.TypeDelay:
 		x, _ := history.ParseDelay(b.Fields)
-		d.What = days(x.Seconds)
+		d.What, d.delay = days(x.Seconds), x.Seconds
+	case history.TypeOpen:
+		x, _ := history.ParseOpen(b.Fields)
+		d.What = fmt.Sprintf("session %.8s", x.Session)
+	case history.TypeRotateRead:
+		x, _ := history.ParseRotateRead(b.Fields)
+		id := history.ReadKeyIDOf(x.ReadKey[:])
+		d.What = fmt.Sprintf("read key %x", id[:4])
+	case history.TypeRewrap:
+		x, _ := history.ParseRewrap(b.Fields)
+		d.What = fmt.Sprintf("session %.8s for read key %x", x.Session, x.ReadKey[:4])
 	case history.TypeConfirm:
 		x, _ := history.ParseConfirm(b.Fields)
 		d.What = fmt.Sprintf("series %.8s", x.Series)
@@ -176,8 +187,14 @@ func describe(docs []recordDoc, h *history.Vault) {
 	for _, a := range slices.Concat(h.Archives, h.Purged) {
 		place[a.ID] = a.N
 	}
+	var delay history.Undelete
 	for i := range docs {
 		d := &docs[i]
+		if d.delay != 0 {
+			if delay = delay.Set(d.delay, d.Time.UnixNano()); delay.Next != 0 {
+				d.What += ", from " + time.Unix(0, delay.At).UTC().Format(time.RFC3339) + " on"
+			}
+		}
 		var made []string
 		for _, id := range d.ids {
 			made = append(made, strconv.FormatUint(place[id], 10))

@@ -24,8 +24,9 @@ type machineDoc struct {
 	Machine  string     `json:"machine"`
 	Rights   string     `json:"rights"`
 	Group    string     `json:"group"`
-	Series   int        `json:"series,omitempty"` // number of series that it is limited to
+	Series   []string   `json:"series,omitempty"` // that it is limited to: names, or IDs where this machine cannot read the name
 	DayBytes uint64     `json:"day_bytes,omitempty"`
+	Blocks   uint64     `json:"day_blocks,omitempty"`
 	Enrolled time.Time  `json:"enrolled"`
 	Archives int        `json:"archives"`          // that are not purged
 	Suspect  int        `json:"suspect,omitempty"` // of these
@@ -74,12 +75,21 @@ deduplicates, its rights, its archives, and, with a key that may read, the host 
 					return err
 				}
 			}
+			names := map[holdfast.SeriesID]string{}
+			if slices.ContainsFunc(slices.Collect(maps.Values(h.Machines)), func(x history.Machine) bool { return len(x.Enrol.Series) > 0 }) {
+				if _, names, err = seriesNames(cmd.Context(), m, c); err != nil {
+					return err
+				}
+			}
 			docs := []machineDoc{}
 			for _, id := range slices.SortedFunc(maps.Keys(h.Machines), func(a, b holdfast.SignerID) int { return enrolled[a].Compare(enrolled[b]) }) {
 				x := h.Machines[id]
 				d := machineDoc{
-					Machine: id.String(), Rights: x.Enrol.Rights.String(), Group: x.Enrol.Group.String(), Series: len(x.Enrol.Series), DayBytes: x.Enrol.DayBytes,
+					Machine: id.String(), Rights: x.Enrol.Rights.String(), Group: x.Enrol.Group.String(), DayBytes: x.Enrol.DayBytes, Blocks: x.Enrol.DayBlocks,
 					Enrolled: enrolled[id], Host: hosts[id], This: id == m.Signer(),
+				}
+				for _, s := range x.Enrol.Series {
+					d.Series = append(d.Series, nameOf(names, s))
 				}
 				if x.Revoked != 0 {
 					t := time.Unix(0, x.Since).UTC()
@@ -119,11 +129,14 @@ func (d machineDoc) line() string {
 	if d.Host != "" {
 		s += " of host " + oneLine(d.Host)
 	}
-	if d.Series > 0 {
-		s += fmt.Sprintf("  for %d series only", d.Series)
+	if len(d.Series) > 0 {
+		s += "  for series " + oneLine(strings.Join(d.Series, ", ")) + " only"
 	}
 	if d.DayBytes > 0 {
 		s += fmt.Sprintf("  %s a day at most", size(d.DayBytes))
+	}
+	if d.Blocks > 0 {
+		s += fmt.Sprintf("  %s a day at most", plural(d.Blocks, "block"))
 	}
 	if d.Revoked != nil {
 		s += "  revoked, not trusted since " + d.Revoked.Format(time.RFC3339)
