@@ -45,8 +45,12 @@ func AppendFrameHeader(b []byte, f Frame) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(len(f.Sealed)))
 }
 
+// readStep is as much memory as ReadFrame takes on a frame's word, bytes: few blocks are longer.
+const readStep = 512 << 10
+
 // ReadFrame reads one frame. It returns io.EOF at a clean end, and an error that wraps ErrFrame or
-// io.ErrUnexpectedEOF otherwise. It allocates at most holdfast.MaxBlock bytes.
+// io.ErrUnexpectedEOF otherwise. What a frame says of its length is believed up to readStep bytes; beyond, memory
+// grows with what has come.
 func ReadFrame(r io.Reader) (Frame, error) {
 	var f Frame
 	var h [FrameOverhead]byte
@@ -61,12 +65,18 @@ func ReadFrame(r io.Reader) (Frame, error) {
 		return f, err
 	}
 	if n > 0 {
-		f.Sealed = make([]byte, n)
-		if _, err := io.ReadFull(r, f.Sealed); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
+		f.Sealed = make([]byte, min(n, readStep))
+		for have := 0; ; {
+			if _, err := io.ReadFull(r, f.Sealed[have:]); err != nil {
+				if err == io.EOF {
+					err = io.ErrUnexpectedEOF
+				}
+				return f, fmt.Errorf("read block frame: %w", err)
 			}
-			return f, fmt.Errorf("read block frame: %w", err)
+			if have = len(f.Sealed); have == n {
+				break
+			}
+			f.Sealed = append(make([]byte, 0, min(n, 2*have)), f.Sealed...)[:min(n, 2*have)]
 		}
 	}
 	return f, nil
