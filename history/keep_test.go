@@ -272,6 +272,16 @@ func TestScenarioC7RotationToTheSameKey(t *testing.T) {
 	}
 }
 
+// live returns the archives that are not deleted, newest last.
+func live(s *story) (ids []holdfast.RecordID) {
+	for _, a := range s.v.Archives {
+		if a.State == Live {
+			ids = append(ids, a.ID)
+		}
+	}
+	return ids
+}
+
 // A thief has a machine's key for ninety days. Whatever he does, the last archive from before can be
 // restored afterwards.
 func TestThiefOfNinetyDays(t *testing.T) {
@@ -301,6 +311,15 @@ func TestThiefOfNinetyDays(t *testing.T) {
 					for range fake.rate {
 						s.time++
 						s.add(t, s.next(t, TypeCommit, Commit{Series: holdfast.SeriesID{9}, Session: open().Session, Group: open().Group, Counts: fake.a}.Encode()))
+					}
+					if rights.Has(holdfast.RightDelete) { // all that there is, all that is good, and one less each time
+						for _, all := range [][]holdfast.RecordID{live(s), good, good[1:], good[len(good)/2:]} {
+							for mass := all; len(mass) > 0; mass = mass[:len(mass)*3/4] {
+								if s.v.rule(Body{Type: TypeDelete, Fields: names(mass...)}, s.time) == nil {
+									s.add(t, s.next(t, TypeDelete, names(mass...)))
+								}
+							}
+						}
 					}
 					for _, id := range good {
 						if a, _ := s.v.Find(id); a.State == Live && rights.Has(holdfast.RightDelete) {
