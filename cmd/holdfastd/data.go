@@ -67,6 +67,7 @@ func (d *data) config(log *slog.Logger) journal.Config {
 		Host:   d.host,
 		Dir:    filepath.Join(d.dir, viewDir),
 		LogKey: d.id.LogKey(),
+		Probe:  true,
 		Log:    log,
 	}
 }

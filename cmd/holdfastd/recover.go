@@ -66,7 +66,7 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
 		return err
 	}
 	cfg := journal.Config{
-		Bucket: b, Cell: id.Cell, Host: host, Takeover: true,
+		Bucket: b, Cell: id.Cell, Host: host, Takeover: true, Probe: true,
 		Dir: filepath.Join(dir, viewDir), LogKey: id.LogKey(),
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}

@@ -874,3 +874,28 @@ func TestEmptiedBucketIsNoNewService(t *testing.T) {
 		}
 	})
 }
+
+// TestWeakStoreIsRefused: a start tries the bucket out before it claims anything.
+func TestWeakStoreIsRefused(t *testing.T) {
+	for _, w := range []sim.Weakness{sim.StaleList, sim.StaleRead, sim.BlindSwap, sim.RacySwap, sim.CreateRaces} {
+		synctest.Test(t, func(t *testing.T) {
+			b := sim.New(1)
+			cfg := config(sim.Weak(b, w))
+			cfg.Probe = true
+			j, err := Open(context.Background(), cfg)
+			if err == nil {
+				mustClose(t, j)
+			}
+			if !errors.Is(err, bucket.ErrWeak) {
+				t.Errorf("weakness %d: %v", w, err)
+			}
+			for _, k := range b.Store().Keys() {
+				if !strings.Contains(k, "/probe/") {
+					t.Errorf("weakness %d: %s was written to a store that was refused", w, k)
+				}
+			}
+			cfg.Bucket = b
+			mustClose(t, mustOpen(t, cfg))
+		})
+	}
+}

@@ -49,6 +49,7 @@ type Config struct {
 	Cell     holdfast.CellID
 	Host     [16]byte // random, of the data directory: who may claim the cell again without Takeover
 	Takeover bool     // claim the cell although another host owns it
+	Probe    bool     // look first whether the bucket keeps its promises (bucket.Probe); it is refused if not
 	Create   bool     // begin the cell's journal if the bucket has none; without it that is ErrNoJournal
 	Dir      string   // of the view; made if absent; "" keeps the view in memory
 	LogKey   ed25519.PrivateKey
@@ -144,7 +145,7 @@ type Info struct {
 func (j *Journal) Info() Info { return j.info }
 
 // Open claims the cell, recovers the view and returns a journal that accepts records. Besides I/O errors it
-// returns ErrOwned, ErrLost (to a claim that came after ours), ErrContradiction or ErrDamaged.
+// returns ErrOwned, ErrLost (to a claim that came after ours), ErrContradiction, ErrDamaged or bucket.ErrWeak.
 func Open(ctx context.Context, cfg Config) (*Journal, error) { return open(ctx, cfg, false) }
 
 // open is Open; fresh makes the view anew even if it is of use.
@@ -177,6 +178,19 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	var err error
 	if j.store, err = openStore(cfg, j.log); err != nil {
 		return nil, err
+	}
+
+	if cfg.Probe {
+		err := persist(ctx, getPatience, probeTimeout, func(ctx context.Context) error {
+			err := bucket.Probe(ctx, cfg.Bucket, segment.CellPrefix(cfg.Cell))
+			if errors.Is(err, bucket.ErrWeak) {
+				err = final{err}
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 
 	// Claim, then list, then write the takeover record (JOURNAL 4). A crash after the claim costs an epoch

@@ -10,6 +10,11 @@ import (
 	"holdfast/service/view"
 )
 
+// Accounts returns at most max accounts of the acknowledged view in the order of their names, after the name after.
+func (j *Journal) Accounts(after string, max int) ([]view.Account, error) {
+	return j.store.Accounts(after, max)
+}
+
 // ReadBlock returns the sealed bytes of an acknowledged block. It verifies the checksum and reads once
 // more before it returns an error that wraps ErrDamaged.
 func (j *Journal) ReadBlock(ctx context.Context, b view.Block) ([]byte, error) {

@@ -31,6 +31,8 @@ const (
 	smallRecord = 60
 	// listPatience is how long a takeover waits for the bucket to list what it must have.
 	listPatience = time.Minute
+	// probeTimeout bounds one probe of the bucket.
+	probeTimeout = 5 * time.Minute
 	// chainTimeout bounds one list of the whole log and what is read to make sense of it.
 	chainTimeout = 10 * time.Minute
 )

@@ -113,6 +113,9 @@ type Key struct {
 // EpochKey returns the key of the cell's epoch object.
 func EpochKey(cell holdfast.CellID) string { return cell.String() + "/epoch" }
 
+// CellPrefix begins all keys of a cell.
+func CellPrefix(cell holdfast.CellID) string { return cell.String() + "/" }
+
 // LogPrefix begins the keys of all segments of a cell.
 func LogPrefix(cell holdfast.CellID) string { return cell.String() + "/log/" }
 

@@ -34,6 +34,7 @@ func Conformance(t *testing.T, open func(t testing.TB) bucket.Bucket) {
 		{"BodyIsCopied", testBodyIsCopied},
 		{"Cancelled", testCancelled},
 		{"Now", testNow},
+		{"Probe", testProbe},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -335,5 +336,16 @@ func testNow(t *testing.T, b bucket.Bucket) {
 	must(t, err)
 	if now.Before(before.Add(-2*time.Second)) || now.After(time.Now().Add(2*time.Second)) {
 		t.Fatalf("the store's clock says %v, ours %v", now, before)
+	}
+}
+
+func testProbe(t *testing.T, b bucket.Bucket) {
+	for range 3 {
+		must(t, bucket.Probe(t.Context(), b, "cell/"))
+	}
+	left, err := b.List(t.Context(), "cell/", "", 0)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("the probe left %v", left)
 	}
 }
