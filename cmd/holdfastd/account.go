@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,11 +12,49 @@ import (
 )
 
 func accountCommand() *cobra.Command {
-	c := &cobra.Command{Use: "account", Short: "Make accounts and tokens", RunE: group}
+	c := &cobra.Command{Use: "account", Short: "Make accounts and tokens, and say what accounts use", RunE: group}
 	c.AddCommand(
 		tokenCommand("add NAME --data DIR", "Make an account and print a token for it", admin.AddAccount),
+		accountList(),
 		tokenCommand("token NAME --data DIR", "Print a further token for an account", admin.NewToken),
 	)
+	return c
+}
+
+func accountList() *cobra.Command {
+	var dir string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list --data DIR",
+		Short: "Say of each account what it stores, and how many blocks its machines asked about",
+		Long: `Say of each account what it stores, what that counts as (each block as 4,096 bytes at least), and how many
+blocks its machines asked about before uploading. The service must be running.`,
+		Args: exactly(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "data"); err != nil {
+				return err
+			}
+			all, err := admin.GetAccounts(c.Context(), dir)
+			if err != nil {
+				return err
+			}
+			out := c.OutOrStdout()
+			if asJSON {
+				e := json.NewEncoder(out)
+				e.SetIndent("", "  ")
+				return e.Encode(append([]admin.Account{}, all...))
+			}
+			for _, a := range all {
+				_, err = fmt.Fprintf(out, "%s\n  %d blocks, %d bytes, billed as %d; asked about %d\n", a.Name, a.Blocks, a.StoredBytes, a.BilledBytes, a.Asked)
+				if err != nil {
+					return fmt.Errorf("write list: %w", err)
+				}
+			}
+			return nil
+		},
+	}
+	dataFlag(c, &dir)
+	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
 	return c
 }
 

@@ -2,6 +2,7 @@
 // service's data directory. Who may open the socket is the operator; there is no other check.
 //
 //	POST /accounts   {"name": NAME}                 makes an account and answers {"token": TOKEN}
+//	GET  /accounts   answers Accounts, at most maxAccounts, in the order of their names; ?after=NAME goes on
 //	POST /tokens     {"name": NAME}                 a further token for an account that exists, likewise
 //	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
 //	GET  /sweep      answers a Quarantine: what in the bucket is not part of the journal
@@ -22,6 +23,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -87,6 +89,24 @@ type Recovery struct {
 	Rebuilt  bool    `json:"rebuilt"` // the view was made anew from the bucket
 	Seconds  float64 `json:"seconds"`
 }
+
+// Account is what the operator is told about an account.
+type Account struct {
+	Name        string `json:"name"`
+	ID          string `json:"id"`
+	Blocks      uint64 `json:"blocks"`
+	StoredBytes uint64 `json:"stored_bytes"`
+	BilledBytes uint64 `json:"billed_bytes"` // each block counts as holdfast.LeastBilled at least
+	Asked       uint64 `json:"asked"`        // names that its machines asked about
+}
+
+// Accounts answers who the accounts are.
+type Accounts struct {
+	Accounts []Account `json:"accounts"`
+}
+
+// maxAccounts bounds the accounts in one answer.
+const maxAccounts = 1000
 
 // Quarantine is what lies in the bucket and is not part of the journal.
 type Quarantine struct {
@@ -154,6 +174,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /accounts", s.token(account.Add))
+	mux.HandleFunc("GET /accounts", func(w http.ResponseWriter, r *http.Request) {
+		a, err := s.accounts(r.URL.Query().Get("after"))
+		reply(w, a, err)
+	})
 	mux.HandleFunc("POST /tokens", s.token(account.Token))
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		st, err := s.status(r.Context(), r.URL.Query().Get("digest") == "1")
@@ -261,6 +285,21 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 	return st, nil
 }
 
+func (s *Server) accounts(after string) (Accounts, error) {
+	a := Accounts{Accounts: []Account{}}
+	list, err := s.Journal.Accounts(after, maxAccounts)
+	for _, x := range list {
+		u, uerr := s.Journal.Acked().Usage(x.ID, 0)
+		if uerr != nil {
+			return a, uerr
+		}
+		a.Accounts = append(a.Accounts, Account{
+			x.Name, x.ID.String(), u.Blocks, u.Bytes, u.Billed, u.Asked + s.Service.Asked(x.ID),
+		})
+	}
+	return a, err
+}
+
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
@@ -275,6 +314,21 @@ func AddAccount(ctx context.Context, dir, name string) (string, error) {
 	var t tokenAnswer
 	err := ask(ctx, dir, http.MethodPost, "/accounts", nameRequest{name}, &t)
 	return t.Token, err
+}
+
+// GetAccounts asks the service on dir for all accounts and what they use.
+func GetAccounts(ctx context.Context, dir string) (all []Account, err error) {
+	for after := ""; ; {
+		var a Accounts
+		if err := ask(ctx, dir, http.MethodGet, "/accounts?after="+url.QueryEscape(after), nil, &a); err != nil {
+			return nil, err
+		}
+		all = append(all, a.Accounts...)
+		if len(a.Accounts) < maxAccounts {
+			return all, nil
+		}
+		after = a.Accounts[maxAccounts-1].Name
+	}
 }
 
 // NewToken asks the service on dir for a further token for an account.

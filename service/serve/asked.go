@@ -64,6 +64,9 @@ func (m *meter) count(a holdfast.AccountID) uint64 {
 	return m.lines[a].names
 }
 
+// Asked returns how many names an account's machines asked about that the journal does not say yet.
+func (s *Server) Asked(a holdfast.AccountID) uint64 { return s.asked.count(a) }
+
 // settle records what a's machines asked about. Nobody waits for that to be durable.
 func (s *Server) settle(ctx context.Context, a holdfast.AccountID) {
 	n := s.asked.take(a)

@@ -205,6 +205,36 @@ func (s *Store) Clear() error {
 	return nil
 }
 
+// Accounts returns at most max accounts in the order of their names, the first of them the one after the name after.
+func (s *Store) Accounts(after string, max int) ([]Account, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	// The smallest key after that of a name is the same with a zero byte.
+	from := key(rowAccountName, []byte(after), []byte{0})
+	if after == "" {
+		from = []byte{rowAccountName}
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: []byte{rowAccountName + 1}})
+	if err != nil {
+		return nil, fmt.Errorf("list accounts: %w", err)
+	}
+	var all []Account
+	for ok := it.First(); ok && len(all) < max; ok = it.Next() {
+		a := Account{Name: string(it.Key()[1:])}
+		if copy(a.ID[:], it.Value()) != len(a.ID) {
+			err = fmt.Errorf("account %q: %w", a.Name, ErrDamaged)
+		}
+		all = append(all, a)
+	}
+	if err = errors.Join(err, it.Close()); err != nil {
+		return nil, fmt.Errorf("list accounts: %w", err)
+	}
+	return all, nil
+}
+
 // Digest returns SHA-256 over every row that is a function of the journal, in order of their keys: u32
 // length and key, u32 length and value. Two views of one prefix of one journal have the same digest,
 // however they were made (JOURNAL 13). It also returns the position of the rows that it hashed.
