@@ -573,7 +573,7 @@ func doRestoreOlder(t *testing.T, w *thief) {
 
 // doBackUpAgain: nothing that he stored is relied upon, and what was is mended.
 func doBackUpAgain(t *testing.T, w *thief) {
-	if d := w.home.creates(w.loot, "poisoned", w.series+"-poisoned"); d.Data == 0 {
+	if d := w.home.create("-C", w.loot, w.series+"-poisoned", "poisoned"); d.DataBlocks == 0 {
 		t.Errorf("nothing was stored anew: %+v", d)
 	}
 	for _, a := range w.home.of(w.series + "-poisoned") {
@@ -948,14 +948,6 @@ func cannotPurgeAsOwner(t *testing.T, w *thief) {
 	w.c.restores(w.good[0].Archive, w.tree)
 }
 
-// delay sets the delay as the owner, by way of one of the vault's machines.
-func (w *thief) delay(c *client, d time.Duration) error {
-	r := c.remote()
-	defer r.Close()
-	_, err := r.SubmitAsOwner(context.Background(), w.vault.owner.Owner.SignKey(), history.TypeDelay, history.Delay{Seconds: uint64(d / time.Second)}.Encode())
-	return err
-}
-
 // left is the least time that remains to bring a deleted archive back.
 func left(t *testing.T, c *client) time.Duration {
 	t.Helper()
@@ -971,15 +963,14 @@ func left(t *testing.T, c *client) time.Duration {
 const week = 7 * 24 * time.Hour
 
 func cannotShortenDelay(t *testing.T, w *thief) {
-	if err := w.delay(w.c, 24*time.Hour); err != nil {
-		t.Fatal(err)
-	}
+	w.c.ok("policy", "delay", "1d", "--owner", w.home.owner())
 	if got := left(t, w.c); got < week-time.Hour || got > week {
 		t.Errorf("deleted archives can be brought back for another %v", got)
 	}
-	if err := w.delay(w.c, time.Hour); wire.CodeOf(err) != wire.CodeBadRequest {
-		t.Errorf("a delay of an hour: %v", err)
-	}
+	r := w.c.remote()
+	defer r.Close()
+	_, err := r.SubmitAsOwner(context.Background(), w.vault.owner.Owner.SignKey(), history.TypeDelay, history.Delay{Seconds: 3600}.Encode())
+	wants(t, wire.CodeBadRequest, err, "a delay of an hour")
 }
 
 func cannotHide(t *testing.T, w *thief) {
@@ -1025,12 +1016,8 @@ func doComeBack(t *testing.T, w *thief) {
 func doLengthenDelay(t *testing.T, w *thief) {
 	const year = 365 * 24 * time.Hour
 	back := w.made[0]
-	if err := w.delay(back, year); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.delay(w.c, 24*time.Hour); err != nil {
-		t.Fatal(err)
-	}
+	back.ok("policy", "delay", "365d", "--owner", w.home.owner())
+	w.c.ok("policy", "delay", "1d", "--owner", w.home.owner())
 	if got := left(t, back); got < year-time.Hour {
 		t.Errorf("deleted archives can be brought back for another %v", got)
 	}

@@ -358,20 +358,3 @@ func opensSessions(t testing.TB, s *service, m *keyring.Machine) (open []bool) {
 	}
 	return open
 }
-
-// summary is what create --json says.
-type summary struct {
-	Archive string
-	Data    int `json:"data_blocks_uploaded"`
-	Known   int `json:"blocks_known"`
-	Sent    int `json:"bytes_sent"`
-}
-
-// creates makes an archive of dir/name.
-func (c *client) creates(dir, name, series string) (d summary) {
-	c.t.Helper()
-	if err := json.Unmarshal([]byte(c.ok("create", "--json", "-C", dir, series, name).stdout), &d); err != nil {
-		c.t.Fatal(err)
-	}
-	return d
-}
