@@ -383,6 +383,8 @@ func TestMalformedRequests(t *testing.T) {
 			{"no such session", "POST", path(wire.PathBlocks, holdfast.SessionID{9}) + "?seq=1", frame(name(1), chunk), wire.CodeSessionGone},
 			{"group not in hex", "POST", "/v1/groups/0/fetch", make([]byte, 32), wire.CodeBadRequest},
 			{"a name twice", "POST", path(wire.PathFetch, c.group), make([]byte, 64), wire.CodeBadRequest},
+			{"a copy beyond the last", "POST", path(wire.PathFetch, c.group) + "?copy=256", make([]byte, 32), wire.CodeBadRequest},
+			{"no number of a copy", "POST", path(wire.PathFetch, c.group) + "?copy=first", make([]byte, 32), wire.CodeBadRequest},
 		} {
 			for _, proto := range []string{"h2", "http/1.1"} {
 				d := *c
