@@ -360,3 +360,29 @@ func TestRecoverGoesOn(t *testing.T) {
 		t.Errorf("%d keys that only looked are revoked, want 4:\n%s", n, d.ok("key", "list").stdout)
 	}
 }
+
+// TestEnrolTakenByAnother: somebody gets hold of a request and answers it first, from a vault of his own. The
+// machine does not fall for it, the right owner is told, and a new request works.
+func TestEnrolTakenByAnother(t *testing.T) {
+	s := newService(t)
+	c, thief := newClient(t, s), newClient(t, s)
+	n := unenrolled(t)
+	ask := n.ok("key", "enrol", "--request")
+	allow := func(o outcome, owner string) []string {
+		return []string{"key", "enrol", strings.TrimSpace(o.stdout), "--code", codeIn(t, o), "--rights", "write", "--owner", owner}
+	}
+	theirs := thief.ok(allow(ask, thief.owner())...)
+	file := filepath.Join(n.dir, "grant")
+	write(t, file, theirs.stdout)
+	c.refuses(1, "let the machine make a new key", allow(ask, c.owner())...)
+	n.refuses(4, "the code does not belong to this grant", "key", "enrol", "--grant", file, "--code", codeIn(t, ask))
+
+	if err := os.Remove(n.key() + ".pending"); err != nil {
+		t.Fatal(err)
+	}
+	ask = n.ok("key", "enrol", "--request")
+	right := c.ok(allow(ask, c.owner())...)
+	n.refuses(4, "it answers another request", "key", "enrol", "--grant", file, "--code", codeIn(t, theirs))
+	write(t, file, right.stdout)
+	n.ok("key", "enrol", "--grant", file, "--code", codeIn(t, right))
+}

@@ -45,7 +45,7 @@ var reasons = []struct {
 	{history.ErrFormat, wire.CodeBadRequest, ""},
 	{history.ErrSignature, wire.CodeBadRequest, ""},
 	{history.ErrSigner, wire.CodeBadRequest, ""},
-	{view.ErrKeyTaken, wire.CodeBadRequest, ""},
+	{view.ErrKeyTaken, wire.CodeBadRequest, "That machine's connection key is known already, from another account or vault; let the machine make a new key."},
 	{view.ErrKind, wire.CodeBadRequest, ""},
 	{view.ErrNoAccount, wire.CodeBadRequest, ""},
 	{view.ErrNoVault, wire.CodeBadRequest, ""},
