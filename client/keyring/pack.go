@@ -49,7 +49,7 @@ func Pack(text []byte) ([]byte, error) {
 }
 
 func packValue(value string) (form int, b []byte) {
-	if o, err := ParseWords(value); err == nil && o.Words() == value {
+	if o, err := ParseWords(value); err == nil {
 		return formWords, o.seed[:]
 	}
 	if b, err := hex.DecodeString(value); err == nil && len(b) >= 8 && hex.EncodeToString(b) == value {

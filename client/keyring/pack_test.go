@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,29 @@ func TestPack(t *testing.T) {
 	}
 	for name, text := range map[string][]byte{"nothing": nil, "damaged": bytes.Replace(texts[0], []byte("words a"), []byte("words b"), 1), "a pending file": []byte("holdfast-pending 1\ncheck 00\n")} {
 		if _, err := Pack(text); !errors.Is(err, ErrFile) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// The same fields in another form, or two in one, are another spelling.
+	r, err := read(texts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asText []byte
+	for _, line := range r.lines[:len(r.lines)-1] {
+		name, value, _ := strings.Cut(line, " ")
+		asText = append(asText, byte(slices.Index(fieldNames, name)+1), byte(len(value)>>8), byte(len(value)))
+		asText = append(asText, value...)
+	}
+	first := "1\naddress " + ownerFile().Address
+	joined := append([]byte{2, 0, byte(len(first))}, first...)
+	packed, err := Pack(texts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined = append(joined, packed[4+3+len(ownerFile().Address):]...)
+	for name, b := range map[string][]byte{"all as text": asText, "two fields in one": joined} {
+		if _, err := Unpack(b); !errors.Is(err, ErrFile) || !strings.Contains(err.Error(), "not in their shortest form") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

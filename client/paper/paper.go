@@ -118,7 +118,7 @@ func File(sheet []byte) (file []byte, protected bool, err error) {
 		return nil, false, fmt.Errorf("%w: version %d, kind %d is not known to this program; a newer one may read it", ErrLines, s[0], s[1])
 	}
 	content := s[4:]
-	if len(content) == 0 || len(content) > MaxContent {
+	if len(content) > MaxContent {
 		return nil, false, fmt.Errorf("%w: its content has %d bytes", ErrLines, len(content))
 	}
 	if s[1] == kindProtected {
