@@ -1,6 +1,6 @@
 /*
 blocks.pml: storing, deleting, condemning and moving blocks, with crashes. JOURNAL 1, 8, 10, 11, 16 and 18 to 20; scenarios
-S6, S10. Of this the program stores and deletes; condemning and cleaning come later, and must do it in this way.
+S6, S10. Of this the program stores, deletes and condemns; cleaning comes later, and must do it in this way.
 
 Block C is a leaf, block P links to it. Archive A0, whose root is C, is being purged, while a client makes archive A1, whose
 root is P. A job condemns what has no references; another moves C to a new place and retires the old one. All of them only

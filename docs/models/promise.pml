@@ -1,11 +1,13 @@
 /*
 promise.pml: a block of which the service said "I have it" does not vanish before the session ends. JOURNAL 15 and 17;
-scenarios S6, S10. Nothing is condemned yet in this version: the rule stands here before the code that must keep it.
+scenarios S6, S10. In the program: view.Block.Promised, applyCondemned in service/view, and the sessions that
+service/journal keeps; TestScenarioS10FreedWhileNeeded walks the same orders with the real code.
 
 A dead root D links to C, so C has one reference as long as D is there. Two sessions open and close; a job condemns D, then
 C. `since` is the journal time at which a block's count became 0. A block is had if it has references, or since > start of
 the session - KEEP. It may be condemned if it has none and since < start of the oldest open session - KEEP, strictly. When D
-goes, C's since becomes now - KEEP.
+goes, C's since becomes now - KEEP. A session may also send C without having asked: it is told that C is known if C has
+references or since > now - KEEP, and otherwise C is stored anew, beside the old copy, and since is now.
 
 Assumed: one vault, two sessions, one crash, a few ticks of journal time; a session does not survive a crash; asking changes
 nothing that is durable.
@@ -15,10 +17,11 @@ Promised: C is not condemned while a session is open that was told that C is the
 @fails TIE:        -DV_TIE
 @fails INHERIT:    -DV_INHERIT
 @fails SESSLIVES:  -DV_SESSLIVES
+@fails KNOWN:      -DV_KNOWN
 @fails reached:    -DREACHED
 
 TIE compares with <=. INHERIT gives C the age that D had. SESSLIVES lets clients carry on with a session that the
-service forgot in a crash. "reached" shows that C is condemned at all while a session is open.
+service forgot in a crash. KNOWN calls C known however old it is. "reached" shows that C is condemned at all while a session is open.
 */
 #define LAST 9    /* journal time ends here */
 #define KEEP 2
@@ -39,6 +42,11 @@ inline find_oldest() {
 }
 
 #define HAD(s)      (C && (D || sinceC + KEEP > start[s]))
+#ifdef V_KNOWN
+#define KNOWN       (C)
+#else
+#define KNOWN       (C && (D || sinceC + KEEP > now))
+#endif
 #ifdef V_TIE
 #define OLD(since)  (since + KEEP <= oldest)
 #else
@@ -49,6 +57,9 @@ proctype session(byte s) {
   do
   :: d_step { !open[s] && start[s] == 0 -> open[s] = true; known[s] = true; start[s] = now }
   :: d_step { open[s] && !told[s] && HAD(s) -> told[s] = true }
+  :: d_step { open[s] && known[s] && !told[s] && C ->
+       if :: KNOWN :: else -> sinceC = now fi;
+       told[s] = true }
   :: d_step { open[s] -> open[s] = false; known[s] = false; told[s] = false }
   od
 }

@@ -494,4 +494,58 @@ func TestCondemnHoldsReplayToTheRecord(t *testing.T) {
 	})
 }
 
+// TestCondemnDropsTheLinksOfEveryCopy: a tree that was stored twice counted what it links to twice.
+func TestCondemnDropsTheLinksOfEveryCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		d := days{store: b.Store()}
+		j := mustOpen(t, d.config(b))
+		defer mustClose(t, j)
+		c := newClient(t, j, 1)
+		chunk := c.Chunk(1, 1000)
+		tree := c.Over(holdfast.KindTree, 1, chunk.Name)
+		row := func(n holdfast.Name) view.Block {
+			t.Helper()
+			r, ok, err := j.Acked().Present(c.Vault, c.Group, n)
+			if err != nil || !ok {
+				t.Fatal(n, err)
+			}
+			return r
+		}
+		for n := range uint64(3) {
+			if err := c.record(ctx, c.Open()); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.upload(ctx, chunk, tree); err != nil {
+				t.Fatal(err)
+			}
+			j.EndSession(c.Session)
+			if r := row(chunk.Name); r.Count != n+1 {
+				t.Errorf("stored %d times, and %d references", n+1, r.Count)
+			}
+			d.pass(view.Keep + time.Second)
+		}
+		for i := range uint32(3) {
+			if _, ok, err := j.Acked().Alternate(c.Vault, c.Group, tree.Name, i); ok != (i < 2) || err != nil {
+				t.Errorf("alternate %d is there: %v, %v", i, ok, err)
+			}
+		}
+		if n, err := j.Condemn(ctx, []Candidate{{chunk.Name, row(chunk.Name)}, {tree.Name, row(tree.Name)}}); err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		if r := row(chunk.Name); r.Count != 0 {
+			t.Errorf("%d references are left", r.Count)
+		}
+		d.pass(time.Second)
+		if n, err := j.Condemn(ctx, []Candidate{{chunk.Name, row(chunk.Name)}}); err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		if st, err := j.Acked().Stats(); err != nil || st.Blocks != 0 || st.Bytes != 0 {
+			t.Errorf("%+v, %v", st, err)
+		}
+		checkStore(t, b.Store(), j)
+	})
+}
+
 var errUndo = fmt.Errorf("take it back")

@@ -11,8 +11,8 @@
 //	'A' name                account 16
 //	'b' group u32, name 32  epoch u64, seq u64, off u32, len u32, kind u8, sum 16, count u64, since i64, session 16,
 //	                        stored i64
-//	'B' group u32, name 32, alternate u32   likewise, count and since without meaning: a suspect block that was
-//	                        stored anew; 0, 1, 2, ... in the order in which that happened
+//	'B' group u32, name 32, alternate u32   likewise, count and since without meaning: a suspect or unreferenced
+//	                        block that was stored anew; 0, 1, 2, ... in the order in which that happened
 //	'c' vault 32, series 16 number u32, archives u32, jumped u64, confirmed u64, n u8, then n times paths u64,
 //	                        unchanged u64: series are numbered in the order of their first commit
 //	'C' vault 32, record id 32   an archive that is not purged: n u64, time i64 (ns), signer 32, state u8,
@@ -62,7 +62,9 @@
 //
 // A block without references is condemned when no open session can have been told of it: then its row goes, and
 // what it links to loses a reference. What loses its last one in this way has since set to the journal time less
-// Keep, so that what became garbage together goes together (JOURNAL 17).
+// Keep, so that what became garbage together goes together (JOURNAL 17). A block that had no references for longer
+// than Keep may go any moment, so who stores it is not told that it is known: it is stored anew, and the old copy
+// is an alternate.
 //
 // # Suspect blocks
 //
