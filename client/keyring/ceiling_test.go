@@ -10,7 +10,7 @@ import (
 
 // TestMemoryCeiling: no file, request or grant makes its reader take much more memory than it is long.
 func TestMemoryCeiling(t *testing.T) {
-	c := ceiling.Ceiling{Fixed: 64 << 10, Factor: 16}
+	c := ceiling.Ceiling{Fixed: 128 << 10, Factor: 16}
 	mend := func(text []byte) []byte { // with the right check sum, as whoever made it would
 		var w writer
 		for l := range bytes.Lines(text) {
@@ -22,6 +22,11 @@ func TestMemoryCeiling(t *testing.T) {
 	}
 	ceiling.Check(t, c, [][]byte{testMachine(holdfast.RightsAll).Encode()}, mend, func(b []byte) { Parse(b) })
 	ceiling.Check(t, c, [][]byte{ownerFile().Encode()}, mend, func(b []byte) { ParseOwner(b) })
+	packed, err := Pack(testMachine(holdfast.RightsAll).Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ceiling.Check(t, c, [][]byte{packed}, nil, func(b []byte) { Unpack(b) })
 	p := testPending(holdfast.RightsAll)
 	ceiling.Check(t, c, [][]byte{p.Encode()}, mend, func(b []byte) { ParsePending(b) })
 	ceiling.Check(t, c, [][]byte{p.Request().encode()}, nil, func(b []byte) { ParseRequest(armor(requestPrefix, b)) })
