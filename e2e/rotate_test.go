@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"holdfast/client/keyring"
@@ -80,8 +81,12 @@ func TestScenarioC7Rotation(t *testing.T) {
 	writer.ok("create", "-C", dir, "after", "tree")
 	extract(c, "after")
 	// One that reads is told what to do, and loses nothing meanwhile.
-	reader.has(reader.exits(1, "extract", "after@"+archiveTime(t, c, "after"), "--target", filepath.Join(dir, "no")), "holdfast key update")
-	reader.has(reader.run("list"), "holdfast key update")
+	const old = "sealed for another read key than the one in this key file"
+	reader.refuses(1, old, "extract", "after@"+archiveTime(t, c, "after"), "--target", filepath.Join(dir, "no"))
+	reader.has(reader.exits(1, "verify"), "1 archive of 3 cannot be checked")
+	if o := reader.exits(1, "list"); !strings.Contains(o.stderr, "1 archive of 3 cannot be read") || !strings.Contains(o.stderr, old) || strings.Count(o.stdout, "\n") != 2 {
+		t.Errorf("with an old key list says\n%s%s", o.stdout, o.stderr)
+	}
 	reader.ok("create", "-C", dir, "reader", "tree")
 	reader.ok("key", "update", "--owner", c.owner())
 	for _, series := range []string{"after", "reader"} {

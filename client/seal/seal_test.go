@@ -251,8 +251,8 @@ func TestRewrap(t *testing.T) {
 	if err := errors.Join(first.AddOpen(o, writer.Signer()), second.AddOpen(o, writer.Signer())); err != nil {
 		t.Fatal(err)
 	}
-	if err := second.CheckSession(o.Session); !errors.Is(err, ErrDamaged) {
-		t.Fatalf("the new key opens the old wrap: %v", err)
+	if err := second.CheckSession(o.Session); !errors.Is(err, ErrOldKey) || !errors.Is(err, ErrDamaged) {
+		t.Fatalf("the new key opens the old wrap, or is told something else: %v", err)
 	}
 	if _, err := second.Rewrap(o.Session, owner.ReadKey(1)); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("rewrapped without the key: %v", err)

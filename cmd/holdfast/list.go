@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,6 +20,7 @@ import (
 	"holdfast/client/archive"
 	"holdfast/client/keyring"
 	"holdfast/client/restore"
+	"holdfast/client/seal"
 	"holdfast/client/tree"
 	"holdfast/history"
 )
@@ -209,7 +211,7 @@ func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON boo
 				return bad
 			}
 			warn(fmt.Sprintf("archive %.16s of %s: %v", a.ID, time.Unix(0, a.Time).UTC().Format(time.RFC3339), bad))
-			first = cmp.Or(first, bad)
+			first = worse(first, bad)
 			lost++
 			continue
 		}
@@ -232,6 +234,9 @@ func listArchives(ctx context.Context, w io.Writer, v *restore.Vault, asJSON boo
 		if err := e.Encode(docs); err != nil {
 			return fmt.Errorf("write list: %w", err)
 		}
+	}
+	if errors.Is(first, seal.ErrOldKey) {
+		return fmt.Errorf("%s of %d cannot be read: %w", plural(uint64(lost), "archive"), len(v.History.Archives), first)
 	}
 	if err != nil {
 		return &codeError{exitDamaged, fmt.Errorf("%s of %d cannot be read (%w); the others can be listed, `holdfast verify` tells which are whole, and the service's operator should know", plural(uint64(lost), "archive"), len(v.History.Archives), cmp.Or(first, err))}

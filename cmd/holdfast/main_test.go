@@ -33,6 +33,7 @@ func TestExitCodes(t *testing.T) {
 		{context.Background(), exit(exitUnread), 3},
 		{context.Background(), fmt.Errorf("read: %w", &restore.BlockError{Err: seal.ErrDamaged}), 4},
 		{context.Background(), fmt.Errorf("read: %w", archive.ErrDamaged), 4},
+		{context.Background(), fmt.Errorf("read: %w", errors.Join(seal.ErrOldKey, seal.ErrDamaged)), 1},
 		{context.Background(), fmt.Errorf("read: %w", wire.ErrServiceKey), 4},
 		{context.Background(), fmt.Errorf("read: %w", history.ErrOrder), 4},
 		{context.Background(), fmt.Errorf("read: %w", history.ErrTag), 4},

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,6 +9,7 @@ import (
 
 	"holdfast/client/archive"
 	"holdfast/client/restore"
+	"holdfast/client/seal"
 	"holdfast/history"
 )
 
@@ -51,8 +52,8 @@ needs as much traffic as restoring, and no space.`,
 			var first error // of what is damaged
 			opt.Problem = func(p restore.Problem) {
 				if restore.Damaged(p.Err) {
-					first = cmp.Or(first, fmt.Errorf("%s: %w", quote(p.Path), p.Err))
-					bar.say(fmt.Sprintf("%s: damaged: %v", quote(p.Path), p.Err))
+					first = worse(first, fmt.Errorf("%s: %w", quote(p.Path), p.Err))
+					bar.say(fmt.Sprintf("%s: %s%v", quote(p.Path), damagedMark(p.Err), p.Err))
 				}
 			}
 			began := time.Now()
@@ -61,8 +62,8 @@ needs as much traffic as restoring, and no space.`,
 			all, err := v.Verify(cmd.Context(), archives, opt, func(_ history.Archive, r *archive.Root) { bar.more(r.Bytes, r.Entries) })
 			for _, x := range all {
 				if x.Err != nil {
-					first = cmp.Or(first, x.Err)
-					bar.say(fmt.Sprintf("archive %.16s of %s: damaged: %v", x.Archive.ID, time.Unix(0, x.Archive.Time).UTC().Format(time.RFC3339), x.Err))
+					first = worse(first, x.Err)
+					bar.say(fmt.Sprintf("archive %.16s of %s: %s%v", x.Archive.ID, time.Unix(0, x.Archive.Time).UTC().Format(time.RFC3339), damagedMark(x.Err), x.Err))
 				}
 				if x.Err != nil || x.Result.Damaged > 0 {
 					damaged++
@@ -79,6 +80,9 @@ needs as much traffic as restoring, and no space.`,
 			if sum.Unread > 0 {
 				fmt.Fprintf(out, "  %-9d  could not be read when the archives were made\n", sum.Unread)
 			}
+			if errors.Is(first, seal.ErrOldKey) {
+				return fmt.Errorf("%s of %d cannot be checked: %w", plural(uint64(damaged), "archive"), len(archives), first)
+			}
 			if damaged > 0 {
 				return &codeError{exitDamaged, fmt.Errorf("%s of %d damaged (%w): what is named above cannot be restored from there; look for it in other archives, and tell the service's operator", plural(uint64(damaged), "archive"), len(archives), first)}
 			}
@@ -86,4 +90,20 @@ needs as much traffic as restoring, and no space.`,
 			return nil
 		},
 	}
+}
+
+// worse returns which of two reasons counts for the exit code: damage rather than a key file that is out of
+// date, then the first.
+func worse(first, err error) error {
+	if first == nil || errors.Is(first, seal.ErrOldKey) && !errors.Is(err, seal.ErrOldKey) {
+		return err
+	}
+	return first
+}
+
+func damagedMark(err error) string {
+	if errors.Is(err, seal.ErrOldKey) {
+		return ""
+	}
+	return "damaged: "
 }
