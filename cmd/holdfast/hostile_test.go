@@ -694,7 +694,7 @@ func (w *world) harm(change func(sealed []byte) []byte) {
 	w.tell("fetch", func(_, answer []byte) []byte {
 		all := frames(answer)
 		for i := range all {
-			if slices.Contains(docs, all[i].Name) {
+			if slices.Contains(docs, all[i].Name) && all[i].Status == wire.FrameBlock {
 				all[i].Sealed = change(all[i].Sealed)
 			}
 		}

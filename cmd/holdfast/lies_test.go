@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"holdfast"
 	"holdfast/client/keyring"
+	"holdfast/client/remote/remotetest"
 	"holdfast/client/restore"
 	"holdfast/history"
 	"holdfast/wire"
@@ -109,7 +109,7 @@ func (w *world) code() string {
 // keyed has every connection end at somebody with another TLS key.
 func keyed(w *world) {
 	w.dial = func(context.Context, string, string) (net.Conn, error) {
-		near, far := net.Pipe()
+		near, far := remotetest.Pipe()
 		go tls.Server(far, wire.ServerConfig(ed25519.NewKeyFromSeed(make([]byte, 32)))).Handshake()
 		return near, nil
 	}
@@ -122,9 +122,6 @@ type tampered struct {
 	reads int
 	held  []byte
 	last  []byte
-	out   chan []byte // written by a goroutine: an alert that nobody reads must not stop a bubble's time
-	done  chan struct{}
-	once  sync.Once
 }
 
 func (c *tampered) Read(p []byte) (int, error) {
@@ -148,40 +145,13 @@ func (c *tampered) Read(p []byte) (int, error) {
 	return copy(p, c.last), nil
 }
 
-func (c *tampered) Write(p []byte) (int, error) {
-	select {
-	case c.out <- bytes.Clone(p):
-		return len(p), nil
-	case <-c.done:
-		return 0, net.ErrClosed
-	}
-}
-
-func (c *tampered) Close() error {
-	c.once.Do(func() { close(c.done) })
-	return c.Conn.Close()
-}
-
-func (c *tampered) pump() {
-	for {
-		select {
-		case b := <-c.out:
-			c.Conn.Write(b)
-		case <-c.done:
-			return
-		}
-	}
-}
-
 func (w *world) tamper(swap bool) {
 	w.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := w.svc.Pipe(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		c := &tampered{Conn: conn, swap: swap, out: make(chan []byte, 1000), done: make(chan struct{})}
-		go c.pump()
-		return c, nil
+		return &tampered{Conn: conn, swap: swap}, nil
 	}
 }
 
@@ -279,7 +249,7 @@ var told = []lie{
 		at: "the connection", how: "drop, withhold, delay", told: "nothing answers", code: 5, note: "nobody can tell it from trouble", says: "cannot be reached",
 		run: func(w *world) said {
 			w.dial = func(context.Context, string, string) (net.Conn, error) {
-				near, far := net.Pipe()
+				near, far := remotetest.Pipe()
 				w.t.Cleanup(func() { far.Close() })
 				return near, nil
 			}
@@ -302,7 +272,7 @@ var told = []lie{
 		at: "the connection", how: "roll back", told: "an older version of TLS is offered", code: 5, note: "the handshake fails", says: "cannot be reached",
 		run: func(w *world) said {
 			w.dial = func(context.Context, string, string) (net.Conn, error) {
-				near, far := net.Pipe()
+				near, far := remotetest.Pipe()
 				c := wire.ServerConfig(ed25519.NewKeyFromSeed(make([]byte, 32)))
 				c.MinVersion, c.MaxVersion, c.CurvePreferences = tls.VersionTLS12, tls.VersionTLS12, nil
 				go func() { tls.Server(far, c).Handshake(); far.Close() }()
@@ -934,7 +904,7 @@ var told = []lie{
 			w.tell("fetch", func(_, answer []byte) []byte {
 				all := frames(answer)
 				for i := range all {
-					if all[i].Name == docs {
+					if all[i].Name == docs && all[i].Status == wire.FrameBlock {
 						all[i].Sealed = w.svc.Blocks[photos]
 					}
 				}
