@@ -563,6 +563,12 @@ func TestTypedPassphrase(t *testing.T) {
 			t.Errorf("%q: exit %d, want %d\n%s", typed, code, want, shown)
 		}
 	}
+	// The passphrase file may be another file's: on a terminal that is no end.
+	tm := k.onTerminal("key", "show", "--passphrase-file", "wrong")
+	tm.answer(", which that in wrong is not:", "open sesame\r")
+	if code, shown := tm.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, shown)
+	}
 	// Interrupted at the question: the terminal is as it was, and the exit code says why.
 	for how, interrupt := range map[string]func(tm *terminal){
 		"control-C": func(tm *terminal) { io.WriteString(tm.master, "\x03") },

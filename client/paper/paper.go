@@ -199,7 +199,8 @@ type typed struct {
 // typedLines cuts text where a line ends or a number and a colon begin another.
 func typedLines(text string) (all []typed) {
 	for line := range strings.Lines(strings.ReplaceAll(text, "\r", "\n")) {
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+		line = strings.TrimSpace(strings.TrimPrefix(line, "QR-Code:")) // as a well-known scanner begins
+		if line == "" || line[0] == '#' {
 			continue
 		}
 		begins := numbered.FindAllStringSubmatchIndex(line, -1)

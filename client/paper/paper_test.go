@@ -137,7 +137,7 @@ func TestComesBack(t *testing.T) {
 			"no numbers": strings.Join(bare, "\n"), "no colons": numberOnly, "dots": strings.ReplaceAll(typed, ":", "."),
 			"look-alikes":  strings.NewReplacer("0", "O", "1", "l").Replace(strings.Join(bare, "\n")),
 			"out of order": strings.Join(reversed, "\n"), "twice": typed + "\n\n# again\n" + typed,
-			"scanned": strings.Join(scanned, "\n"), "scanned into one line": strings.Join(scanned, " "), "scanned backwards": reverse(scanned),
+			"scanned": strings.Join(scanned, "\n"), "scanned into one line": strings.Join(scanned, " "), "scanned backwards": reverse(scanned), "scanned by zbarimg": "QR-Code:" + strings.Join(scanned, "\nQR-Code:") + "\n",
 		} {
 			back, err := Read(text)
 			if err != nil || !bytes.Equal(back, sheet) {

@@ -64,18 +64,30 @@ func (u *unlocking) unlock(path string, protected []byte) ([]byte, error) {
 	}
 	k.Passphrase = u.asker(path)
 	text, err := protect.Open(protected, k)
+	if file := u.passphrasePath(); file != "" && errors.Is(err, protect.ErrPassphrase) { // it may be another file's
+		k.Passphrase = func() (string, error) {
+			return u.ask("Passphrase of " + oneLine(path) + ", which that in " + oneLine(file) + " is not:")
+		}
+		if more, asked := protect.Open(protected, k); !errors.Is(asked, errNoTerminal) {
+			text, err = more, asked
+		}
+	}
 	return text, locked(err)
+}
+
+// passphrasePath returns the path of the passphrase file that was given, or nothing.
+func (u *unlocking) passphrasePath() string {
+	if u.passphraseFile != "" {
+		return u.passphraseFile
+	}
+	return os.Getenv("HOLDFAST_PASSPHRASE_FILE")
 }
 
 // asker returns a function that gets the passphrase of the file at path, from the passphrase file if there
 // is one.
 func (u *unlocking) asker(path string) func() (string, error) {
 	return func() (string, error) {
-		file := u.passphraseFile
-		if file == "" {
-			file = os.Getenv("HOLDFAST_PASSPHRASE_FILE")
-		}
-		if file != "" {
+		if file := u.passphrasePath(); file != "" {
 			return readPassphrase(file)
 		}
 		p, err := u.ask("Passphrase of " + oneLine(path) + ":")
