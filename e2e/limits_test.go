@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,4 +91,46 @@ func TestDailyCapEndsTheRun(t *testing.T) {
 		}
 	}
 	n.ok("list")
+}
+
+// TestDailyCapLeavesAPartialArchive: a run that comes near the cap commits what it has, so that nothing of it can be
+// cleaned away before the next day.
+func TestDailyCapLeavesAPartialArchive(t *testing.T) {
+	s := newService(t)
+	c := newClient(t, s)
+	dir := scratch(t)
+	tree := filepath.Join(dir, "tree")
+	write(t, filepath.Join(tree, "00"), "x")
+	for i := range 30 {
+		writeNoise(t, filepath.Join(tree, fmt.Sprintf("%02d", i+1)), uint64(i+1), 1<<20)
+	}
+	n := c.join(c.owner(), "write,read", "--day-bytes", "16MiB")
+	o := n.exits(5, "create", "-C", dir, "s", "tree")
+	if !strings.Contains(o.stderr, "partial archive") || !strings.Contains(o.stderr, "may go on at") {
+		t.Errorf("%q", o.stderr)
+	}
+	to := filepath.Join(scratch(t), "out")
+	all := n.archives()
+	if len(all) != 1 {
+		t.Fatalf("%+v", all)
+	}
+	n.ok("extract", all[0].Archive, "--target", to)
+	whole := 0
+	for i := range 30 {
+		f := filepath.Join("tree", fmt.Sprintf("%02d", i+1))
+		got, err := os.ReadFile(filepath.Join(to, f))
+		if err != nil {
+			break
+		}
+		want, err := os.ReadFile(filepath.Join(dir, f))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s came back otherwise: %v", f, err)
+		}
+		whole++
+	}
+	if whole < 5 || whole > 15 {
+		t.Errorf("the partial archive holds %d files of 1 MiB", whole)
+	}
+	// What is left of the cap does not suffice for another file, and nothing of the archive is sent again.
+	n.exits(5, "create", "-C", dir, "s", "tree")
 }

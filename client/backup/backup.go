@@ -125,6 +125,9 @@ func (r Result) Complete() bool { return r.Counts.Unreadable == 0 }
 // errPartial ends a walk that has gone on for long.
 var errPartial = errors.New("time for a partial archive")
 
+// errFull is errPartial when it goes on tomorrow, because of the machine's daily cap.
+var errFull = fmt.Errorf("%w: the daily cap is nearly used up", errPartial)
+
 // Run makes one archive.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	if cfg.Progress == nil {
@@ -163,6 +166,9 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 				which = fmt.Sprintf("block %.8s among them", names[0])
 			}
 			return sum, fmt.Errorf("make an archive of %s: %w, %s (%w)", cfg.Series, ErrHave, which, err)
+		case errors.Is(err, errFull):
+			sum.Partials++
+			return sum, r.today.refusal()
 		case errors.Is(err, errPartial):
 			sum.Partials++
 		default:
@@ -199,6 +205,7 @@ type run struct {
 	keys     keyring.GroupKeys
 	prev     *previous
 	pipe     *pipeline
+	today    *allowance // nil without a daily cap
 	tree     *tree.Builder
 	catalog  *catalog.Writer // nil if there is none
 	pack     *packer
@@ -227,6 +234,12 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		}
 		if e := vault.Machines[binding.Signer].Enrol; !e.MayCommit(series) {
 			return r.res, fmt.Errorf("%w: %q is none of the %d that the owner named when it was enrolled", ErrSeries, cfg.Series, len(e.Series))
+		} else if (e.DayBytes > 0 || e.DayBlocks > 0) && !cfg.DryRun {
+			c, err := cfg.Client.Today(ctx)
+			if err != nil {
+				return r.res, err
+			}
+			r.today = newAllowance(c)
 		}
 		for _, a := range vault.Archives {
 			if a.Commit.Series == series && a.Signer == binding.Signer {
@@ -259,7 +272,7 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		return r.res, err
 	}
 	defer sess.Close()
-	r.pipe = newPipeline(ctx, sess, &r.keys, !cfg.UploadAlways)
+	r.pipe = newPipeline(ctx, sess, &r.keys, !cfg.UploadAlways, r.today)
 	defer r.pipe.close()
 	defer func() {
 		r.pipe.cancel(err)
@@ -352,7 +365,7 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 	binding.Archive = r.res.Archive.ID
 	r.finishCatalog(binding, walk != nil)
 	if walk != nil {
-		return r.res, errPartial
+		return r.res, walk
 	}
 	if skew.Abs() > maxSkew {
 		where := "in the past"
@@ -388,16 +401,31 @@ func (r *run) readBack(ctx context.Context) error {
 			return fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
 		}
 	}
-	err = r.cfg.Client.Fetch(ctx, m.Group, r.pipe.sample, func(name holdfast.Name, sealed []byte, err error) error {
-		if err == nil && r.readable(h, sealed) {
-			_, _, err = reader.Open(m.Group, name, sealed)
-		}
+	why := map[holdfast.Name]error{} // that the newest copy of a block will not do
+	for number, ask := 0, r.pipe.sample; len(ask) > 0; number++ {
+		var again []holdfast.Name // one request answers all, so one goroutine writes this
+		err := r.cfg.Client.FetchCopy(ctx, m.Group, ask, number, func(name holdfast.Name, sealed []byte, err error) error {
+			if err == nil && r.readable(h, sealed) {
+				_, _, err = reader.Open(m.Group, name, sealed)
+			}
+			if err == nil {
+				return nil
+			}
+			if number == 0 {
+				why[name] = err
+			}
+			if number < wire.MaxCopy && !errors.Is(err, remote.ErrAbsent) {
+				again = append(again, name)
+				return nil
+			}
+			return fmt.Errorf("the archive is committed, but %w: block %.8s: %w", ErrNotKept, name, why[name])
+		})
 		if err != nil {
-			return fmt.Errorf("the archive is committed, but %w: block %.8s: %w", ErrNotKept, name, err)
+			return r.excuse(err)
 		}
-		return nil
-	})
-	return r.excuse(err)
+		ask = again
+	}
+	return nil
 }
 
 // excuse lets pass what keeps this machine from reading back for now: the archive is made all the same.
@@ -528,6 +556,9 @@ func (r *run) lose(it *source.Item, what archive.What, why string) {
 // file reads a file's content into out and hands it on. same says that only its pack is to be renewed; if
 // that is not the reason, old is the file as the catalog has it, or nil.
 func (r *run) file(ctx context.Context, it *source.Item, out *catalog.Item, same bool, old *catalog.Item) error {
+	if r.res.FilesRead > 0 && !r.today.room(it.Stat.Size) {
+		return errFull
+	}
 	now := time.Now()
 	told := it.Verdict.What != 0 // a path gets one verdict
 	f, err := it.Open()

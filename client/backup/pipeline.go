@@ -30,6 +30,7 @@ type pipeline struct {
 	sess   *remote.Session
 	keys   *keyring.GroupKeys
 	ask    bool // which blocks the service has
+	today  *allowance
 
 	cur    *group
 	slots  chan struct{}
@@ -65,9 +66,9 @@ type group struct {
 // buffers holds chunks' plaintexts for reuse.
 var buffers sync.Pool
 
-func newPipeline(ctx context.Context, sess *remote.Session, keys *keyring.GroupKeys, ask bool) *pipeline {
+func newPipeline(ctx context.Context, sess *remote.Session, keys *keyring.GroupKeys, ask bool, today *allowance) *pipeline {
 	slots := 2 + runtime.GOMAXPROCS(0)
-	p := &pipeline{sess: sess, keys: keys, ask: ask, slots: make(chan struct{}, slots), queue: make(chan *group, slots)}
+	p := &pipeline{sess: sess, keys: keys, ask: ask, today: today, slots: make(chan struct{}, slots), queue: make(chan *group, slots)}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	p.recent[0], p.recent[1] = map[holdfast.Name]struct{}{}, map[holdfast.Name]struct{}{}
 	p.wg.Go(func() {
@@ -92,6 +93,7 @@ func (p *pipeline) put(kind holdfast.Kind, plain []byte, links []holdfast.Name, 
 	}
 	p.cur.jobs = append(p.cur.jobs, job{name, kind, plain, links, frames, pooled})
 	p.cur.bytes += len(plain)
+	p.today.put(len(plain))
 	if p.cur.bytes >= groupBytes || len(p.cur.jobs) == groupBlocks {
 		return name, p.submit()
 	}
@@ -165,6 +167,7 @@ func (p *pipeline) seal(g *group) error {
 				meta, metaBytes = meta+1, metaBytes+uint64(len(j.plain))
 			}
 		}
+		p.today.settled(len(j.plain), len(g.sealed[i]))
 		plain := j.plain
 		j.plain = nil
 		if j.pooled {

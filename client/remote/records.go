@@ -163,6 +163,19 @@ func (c *Client) Vaults(ctx context.Context, owner [32]byte) ([]holdfast.VaultID
 	return ids, nil
 }
 
+// Today asks what this machine may store today and what it did; nil if it has no daily cap.
+func (c *Client) Today(ctx context.Context) (*wire.Cap, error) {
+	b, err := c.call(ctx, http.MethodGet, wire.PathUsage, nil, wire.MaxJSON)
+	if err != nil {
+		return nil, fmt.Errorf("ask what may be stored today: %w", err)
+	}
+	var u wire.Usage
+	if err := json.Unmarshal(b, &u); err != nil {
+		return nil, fmt.Errorf("ask what may be stored today: %w: %w", ErrProtocol, err)
+	}
+	return u.Today, nil
+}
+
 // Return enrols this machine, which the service does not know, in the vault m.Vault, and verifies the
 // vault's whole history.
 func (c *Client) Return(ctx context.Context, owner ed25519.PrivateKey) error {

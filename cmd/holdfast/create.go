@@ -37,6 +37,9 @@ With --upload-always the service is not asked which blocks it has: all that is r
 nobody can tell from what is left out whether some content was in the backup before. Files that did not
 change are not read, so not uploaded.
 
+A machine with a daily cap that comes near it commits what it has as a partial archive and ends with 5; the
+same command goes on from there the next day.
+
 A file is read only if it changed since the last archive of the series. What could not be read is listed
 in the archive, said on standard error, and makes the exit code 3.`,
 		Args: args(cobra.MinimumNArgs(2), form),
