@@ -114,6 +114,9 @@ func TestEnrolRefuses(t *testing.T) {
 	c.refuses(1, "no group", allow(request, code, "--group", "0000")...)
 	c.refuses(2, "another vault", append(allow(request, code), "--owner", stranger.owner())...)
 	c.refuses(2, "usage", "key", "enrol")
+	n.refuses(2, "--series means nothing with --request", "key", "enrol", "--request", "--series", "s")
+	n.refuses(2, "--rights means nothing with --grant", "key", "enrol", "--grant", "-", "--rights", "read")
+	c.refuses(2, "--passphrase means nothing with a request", append(allow(request, code), "--passphrase")...)
 	c.refuses(2, "usage", "key", "enrol", request, "--request")
 	if after := records(); after != before {
 		t.Errorf("%d records came of what was refused", after-before)
@@ -217,14 +220,16 @@ func TestEnrolTyped(t *testing.T) {
 	c, n := newClient(t, s), unenrolled(t)
 	dir := scratch(t)
 	ask := n.ok("key", "enrol", "--request", "--rights", "read")
-	file, pass := filepath.Join(dir, "request"), filepath.Join(dir, "passphrase")
+	file, pass := filepath.Join(dir, "holdfast-request"), filepath.Join(dir, "passphrase")
 	write(t, file, "\n"+ask.stdout[:500]+"\r\n  "+ask.stdout[500:])
 	write(t, pass, "battery staple\n")
 	if err := os.Chmod(pass, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	allow := []string{"key", "enrol", file, "--rights", "read", "--code", strings.ToUpper(codeIn(t, ask))}
-	if out, code := c.typed("no words", allow...); code != 2 {
+	t.Chdir(dir)
+	allow[2] = "holdfast-request" // a file, although it begins as a request does
+	if out, code := c.typed("no words", allow...); code != 2 || !strings.Contains(out, "24") {
 		t.Errorf("without the words: exit %d\n%s", code, out)
 	}
 	out, code := c.typed(c.words(), allow...)

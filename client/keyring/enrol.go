@@ -138,6 +138,9 @@ func (r Request) ID() [32]byte { return labelled("request", r.encode()) }
 // Code returns what two people compare, so that the owner allows this request and no other.
 func (r Request) Code() string { return code(r.ID()) }
 
+// IsRequest reports whether s begins as a request's text does, and is not the name of a file.
+func IsRequest(s string) bool { return strings.HasPrefix(strings.TrimSpace(s), requestPrefix) }
+
 // ParseRequest reads a request's text; white space around it and in it is ignored. The error wraps ErrRequest.
 func ParseRequest(s string) (Request, error) {
 	var r Request

@@ -188,9 +188,18 @@ only. The request's file, or its text, may be the argument; - stands for standar
 			case modes != 1:
 				return usage("usage: %s; see `%s --help`", form, cmd.CommandPath())
 			case ask:
+				if err := only(cmd, "--request", "rights"); err != nil {
+					return err
+				}
 				return askEnrolment(cmd, g, cmp.Or(want.rights, holdfast.RightWrite.String()))
 			case grant != "":
+				if err := only(cmd, "--grant", "code", "address", "passphrase", "new-passphrase-file", "recipient", "recipients-file"); err != nil {
+					return err
+				}
 				return finishEnrolment(cmd, g, grant, code, address, &prot)
+			}
+			if err := only(cmd, "a request", "rights", "series", "join-group", "group", "day-bytes", "day-blocks", "code", "owner"); err != nil {
+				return err
 			}
 			return allowEnrolment(cmd, g, a[0], code, want, owner)
 		},
@@ -204,6 +213,19 @@ only. The request's file, or its text, may be the argument; - stands for standar
 	owner.add(cmd, ownerAlways)
 	prot.add(cmd)
 	return cmd
+}
+
+// only refuses flags of another step than the one that is named.
+func only(cmd *cobra.Command, with string, names ...string) error {
+	for _, f := range []string{
+		"rights", "series", "join-group", "group", "day-bytes", "day-blocks", "code", "owner", "address",
+		"passphrase", "new-passphrase-file", "recipient", "recipients-file",
+	} {
+		if cmd.Flags().Changed(f) && !slices.Contains(names, f) {
+			return usage("--%s means nothing with %s; see `%s --help`", f, with, cmd.CommandPath())
+		}
+	}
+	return nil
 }
 
 func count(b bool) int {
@@ -325,7 +347,7 @@ func allowEnrolment(cmd *cobra.Command, g *globals, text, code string, want allo
 	if text == "-" && (owner.path == "" || owner.path == "-") {
 		return usage("request and words cannot both come from standard input; name the owner's file with --owner, or the request's")
 	}
-	if !strings.HasPrefix(text, "holdfast-") {
+	if !keyring.IsRequest(text) {
 		var err error
 		if text, err = readText(cmd, text, "request"); err != nil {
 			return err
