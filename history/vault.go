@@ -354,6 +354,9 @@ func (v *Vault) Follow(e Entry, logKey ed25519.PublicKey, hist holdfast.Key) err
 		if errors.As(err, &stale) {
 			err = ErrChain
 		}
+		if b, perr := ParseBody(e.Record.Body); perr == nil {
+			return fmt.Errorf("history record %d, %s: %w", e.N, b.Type, err)
+		}
 		return fmt.Errorf("history record %d: %w", e.N, err)
 	}
 	if err := e.Record.VerifyTag(hist); err != nil && !b.Type.ByService() { // which Check saw to be without
