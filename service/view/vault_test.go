@@ -357,3 +357,53 @@ func TestRecordsMustHaveSeenThisHistory(t *testing.T) {
 	w.refuse(w.entry(c.Citing(3, first.Head), c.Vault), history.ErrSeen)
 	w.accept(c, c.Citing(1, first.Head))
 }
+
+// TestSuspectBlockOfAnotherKind: what a thief stored as another kind does not keep out what belongs there.
+func TestSuspectBlockOfAnotherKind(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	thief, r := c.Another()
+	w.accept(c, r)
+	w.accept(c, c.Open())
+	w.accept(thief, thief.Open())
+	child := c.Chunk(5, 10)
+	w.store(c, child)
+	w.now += 1000
+	since := w.now
+	asTree := thief.Over(holdfast.KindTree, 1, child.Name)
+	asChunk := thief.Chunk(2, 10)
+	w.store(thief, asTree)
+	w.store(thief, asChunk)
+	chunk := c.Chunk(1, 20)
+	chunk.Name = asTree.Name
+	tree := c.Over(holdfast.KindTree, 2, child.Name)
+	tree.Name = asChunk.Name
+	for _, b := range []viewtest.Block{chunk, tree} {
+		if err := w.try(c.Stored(b, w.off)); !errors.Is(err, ErrDuplicate) {
+			t.Fatalf("before the revocation: %v", err)
+		}
+	}
+	w.now += 1000
+	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: thief.Signer(), Since: since * 1e6}.Encode()))
+	w.now += 1000
+	w.store(c, chunk)
+	w.store(c, tree)
+	rd := NewReader(w.rows)
+	for b, links := range map[*viewtest.Block]int{&chunk: 0, &tree: 1} {
+		got, ok, err := rd.Present(c.Vault, c.Group, b.Name)
+		if err != nil || !ok || got.Kind != b.Kind {
+			t.Errorf("a %s was stored, and a %s is there: %v, %v", b.Kind, got.Kind, ok, err)
+		}
+		if l, err := rd.Links(c.Vault, c.Group, b.Name); err != nil || len(l) != links {
+			t.Errorf("the %s has %d links: %v", b.Kind, len(l), err)
+		}
+		// And now it is there, of its kind.
+		again := c.Chunk(9, 10)
+		if again.Name = b.Name; b.Kind == holdfast.KindChunk {
+			again.Kind = holdfast.KindPack
+		}
+		if err := w.try(c.Stored(again, w.off)); !errors.Is(err, ErrDuplicate) {
+			t.Errorf("after it: %v", err)
+		}
+	}
+}
