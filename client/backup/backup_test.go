@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,7 +99,7 @@ func (w *world) restored() {
 	if err != nil || res.Problems > 0 {
 		w.t.Fatalf("extract: %+v, %v", res, err)
 	}
-	files := map[uint64]bool{} // by inode
+	var files []os.FileInfo // each once, whatever its names
 	if err := filepath.WalkDir(filepath.Join(w.dir, "tree"), func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -107,7 +108,9 @@ func (w *world) restored() {
 		if err != nil {
 			return err
 		}
-		files[info.Sys().(*syscall.Stat_t).Ino] = true
+		if !slices.ContainsFunc(files, func(f os.FileInfo) bool { return os.SameFile(f, info) }) {
+			files = append(files, info)
+		}
 		rel, _ := filepath.Rel(w.dir, p)
 		want, err := os.ReadFile(p)
 		if err != nil {
