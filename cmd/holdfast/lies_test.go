@@ -1005,9 +1005,45 @@ var told = []lie{
 		run: func(w *world) said { w.silent("fetch"); return extractIt(w) },
 	},
 	{
-		at: "GET /v1/usage", how: "drop, swap, replay, withhold, fork, roll back, re-order, delay", told: "whatever it says",
-		note: "no command asks", run: neverAsked("usage"),
+		at: "GET /v1/usage", how: "drop, replay, fork, roll back, re-order", told: "more is left of a daily cap than is true", note: "a backup ends where the service refuses more, and goes on the next day; without a cap nobody asks",
+		run: func(w *world) said {
+			if s := neverAsked("usage")(w); s.code != 0 {
+				return s
+			}
+			return w.capped(`{"today": {"bytes": 1000000000000}}`)
+		},
 	},
+	{
+		at: "GET /v1/usage", how: "drop, replay, fork, roll back, re-order", told: "it claims that a daily cap is used up", code: 5, note: "what was read is committed as a partial archive", says: "may store",
+		run: func(w *world) said { return w.capped(`{"today": {"bytes": 1000000000, "used_bytes": 1000000000}}`) },
+	},
+	{
+		at: "GET /v1/usage", how: "swap", told: "it answers nonsense", want: "remote.ErrProtocol", code: 4,
+		run: func(w *world) said { return w.capped("]") },
+	},
+	{
+		at: "GET /v1/usage", how: "withhold, delay", told: "it never answers", code: 5, note: "nobody can tell it from trouble", says: "cannot be reached",
+		run: func(w *world) said { w.silent("usage"); return w.capped("") },
+	},
+}
+
+// capped has a machine with a daily cap make an archive while the service answers so to what is left of it.
+func (w *world) capped(answer string) said {
+	w.t.Helper()
+	m := w.svc.NewMachine(holdfast.GroupID{5}, holdfast.RightsAll)
+	e := m.Enrol()
+	e.DayBytes = 1e9
+	w.svc.Rule(history.TypeEnrol, e.Encode())
+	o := w.elsewhere()
+	o.key = filepath.Join(w.t.TempDir(), "key")
+	o.save(m)
+	before := w.svc.Served["usage"]
+	w.tell("usage", func(_, _ []byte) []byte { return []byte(answer) })
+	s := o.create("docs")
+	if answer != "" && w.svc.Served["usage"] == before {
+		w.t.Error("nobody asked")
+	}
+	return s
 }
 
 // later returns the true history with another stamp on one entry.
