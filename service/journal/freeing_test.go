@@ -327,31 +327,45 @@ func orders(a, b []string, fn func([]string)) {
 
 // TestScenarioS10FreedWhileNeeded deduplicates against a block that is being freed, in every order of what the client,
 // the background job and the operator's luck do. The archive commits whole, or the client is told what to send
-// again and it commits whole then; and what a session was told is there stays.
+// again and it commits whole then; and what a session was told is there stays. Every order without a restart runs; of those
+// with one a third, and in heavy runs all, with restarts at every place.
 func TestScenarioS10FreedWhileNeeded(t *testing.T) {
 	var base *sim.Store
 	synctest.Test(t, func(t *testing.T) { base = newFreeing(t, nil).store })
-	n := 0
+	var all [][]string
+	restarts := 0
 	orders(clientSteps, worldSteps, func(steps []string) {
-		if t.Failed() {
-			return
-		}
-		n++
-		synctest.Test(t, func(t *testing.T) {
-			w := newFreeing(t, base)
-			defer func() {
-				w.j.Close(context.Background())
-				if t.Failed() {
-					t.Logf("order %d: %s", n, strings.Join(steps, ", "))
-				}
-			}()
-			for _, s := range steps {
-				w.step(s)
+		if slices.Contains(steps, "restart") {
+			if restarts++; restarts%3 != 0 && !part.Heavy() {
+				return // all of them take a minute: a third of them here
 			}
-			w.check(n%20 == 0)
-		})
+		}
+		all = append(all, steps)
 	})
-	t.Logf("%d orders", n)
+	t.Logf("%d orders run; there are %d with a restart", len(all), restarts)
+	const shares = 4 // of the orders, side by side
+	for share := range shares {
+		t.Run(fmt.Sprint(share), func(t *testing.T) {
+			t.Parallel()
+			for n := share; n < len(all) && !t.Failed(); n += shares {
+				synctest.Test(t, func(t *testing.T) { freedWhileNeeded(t, base, all[n], n%20 < shares) })
+			}
+		})
+	}
+}
+
+func freedWhileNeeded(t *testing.T, base *sim.Store, steps []string, rebuild bool) {
+	w := newFreeing(t, base)
+	defer func() {
+		w.j.Close(context.Background())
+		if t.Failed() {
+			t.Log("the order was ", strings.Join(steps, ", "))
+		}
+	}()
+	for _, s := range steps {
+		w.step(s)
+	}
+	w.check(rebuild)
 }
 
 // TestScenarioS10OldPlace has a job come back with what it found long ago: the block was freed meanwhile, and stored
