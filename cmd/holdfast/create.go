@@ -41,7 +41,10 @@ A machine with a daily cap that comes near it commits what it has as a partial a
 same command goes on from there the next day.
 
 A file is read only if it changed since the last archive of the series. What could not be read is listed
-in the archive, said on standard error, and makes the exit code 3.`,
+in the archive, said on standard error, and makes the exit code 3.
+
+A machine that may read fetches a few blocks of the new archive at once. Exit code 4 together with the archive's
+name says that the service did not keep them, or stamped the archive more than an hour from this machine's clock.`,
 		Args: args(cobra.MinimumNArgs(2), form),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			cfg.Series, cfg.Roots = a[0], a[1:]
