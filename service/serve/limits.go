@@ -136,20 +136,20 @@ func newLimits() limits {
 	}
 }
 
-const tooManyRequests = "That are more requests than one machine may make"
+const tooManyRequests = "One machine may not make that many requests"
 
 // request counts one request of c.
 func (l *limits) request(c caller) error {
 	switch {
 	case c.stranger():
-		return l.strangerRequests.slowDown(1, "That are more requests than machines without an account may make from one network", who{network: c.network})
+		return l.strangerRequests.slowDown(1, "Machines without an account may not make that many requests from one network", who{network: c.network})
 	case c.standing == redeemed:
 		return l.keyRequests.slowDown(1, tooManyRequests, who{key: c.key})
 	}
 	if err := l.keyRequests.slowDown(1, tooManyRequests, who{key: c.key}); err != nil {
 		return err
 	}
-	return l.vaultRequests.slowDown(1, "That are more requests than the machines of one vault may make", who{vault: c.machine.Vault})
+	return l.vaultRequests.slowDown(1, "The machines of one vault may not make that many requests", who{vault: c.machine.Vault})
 }
 
 // guess counts one request by which somebody could look for secrets of others.
@@ -158,12 +158,12 @@ func (l *limits) guess(c caller) error {
 	if c.stranger() {
 		w = who{network: c.network}
 	}
-	return l.guesses.slowDown(1, "That are more attempts than one machine may make", w)
+	return l.guesses.slowDown(1, "One machine may not try that often", w)
 }
 
 // names counts presence questions.
 func (l *limits) names(c caller, n int) error {
-	const what = "That are more blocks to look for than the service takes at a time"
+	const what = "The service does not look for that many blocks at a time"
 	if err := l.keyNames.slowDown(float64(n), what, who{key: c.key}); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (l *limits) record(c caller, vault holdfast.VaultID, size int) error {
 	if c.standing == redeemed {
 		w = who{account: c.account}
 	}
-	return l.recordBytes.slowDown(float64(size+recordOverhead), "That are more records than one vault may add to its history", w)
+	return l.recordBytes.slowDown(float64(size+recordOverhead), "One vault may not add that many records to its history", w)
 }
 
 // networkOf returns who shares the limits of strangers with the machine at an address: a /24 of IPv4, a /48 of
