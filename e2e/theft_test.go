@@ -258,7 +258,8 @@ var thefts = []theft{
 		{"can-see-names", canSeeNames},
 		{"cannot-see-contents-or-keys", cannotSeeContentsOrKeys},
 		{"cannot-mislead-a-backup", cannotMislead},
-		{"cannot-fake-a-rollback-unnoticed", cannotFakeRollback},
+		{"can-set-the-memory-back", canSetMemoryBack},
+		{"cannot-invent-a-head", cannotInventHead},
 		{"do-delete-it", doDeleteCache},
 	}},
 	{"service-tls-key", stealServiceKeys, []cell{
@@ -1188,11 +1189,34 @@ func cannotMislead(t *testing.T, w *thief) {
 	w.other.restores(w.series, w.tree)
 }
 
-// cannotFakeRollback: with another head in the memory the client takes the service for a liar; with none or
-// an older one it knows no better, but says so of none.
-func cannotFakeRollback(t *testing.T, w *thief) {
+// canSetMemoryBack: the copy of the cache is from before the newest archive.
+func canSetMemoryBack(t *testing.T, w *thief) {
+	older := map[string][]byte{}
+	eachFile(t, w.loot, func(p string) {
+		if b, err := os.ReadFile(p); err == nil && filepath.Base(p) == "head" {
+			older[filepath.Base(filepath.Dir(p))] = b
+		}
+	})
+	changeFiles(t, filepath.Join(w.other.cache(), "holdfast"), "head", func(p string, raw []byte) []byte {
+		was := older[filepath.Base(filepath.Dir(p))]
+		if len(was) == 0 || bytes.Equal(was, raw) {
+			t.Fatal("the copy has no older head")
+		}
+		return was
+	})
+	if o := w.other.ok("list"); strings.Contains(o.stderr, "unverified") {
+		t.Errorf("it is noticed, say so in the table: %s", o.stderr)
+	}
+}
+
+// cannotInventHead: a head that is not in the history is taken for a lie of the service's.
+func cannotInventHead(t *testing.T, w *thief) {
 	changeFiles(t, filepath.Join(w.other.cache(), "holdfast"), "head", func(_ string, raw []byte) []byte {
-		raw[len(raw)-2] ^= 1
+		if last := len(raw) - 2; raw[last] == '0' {
+			raw[last] = '1'
+		} else {
+			raw[last] = '0'
+		}
 		return raw
 	})
 	w.other.refusedCLI(4, "saw another head there earlier", "list")
