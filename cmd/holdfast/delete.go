@@ -50,15 +50,11 @@ func newUndelete(g *globals) *cobra.Command {
 
 // change has a record of type t made of the archives that specs name, which must be in one of the states.
 func change(cmd *cobra.Command, g *globals, owner *ownerFlag, specs []string, t history.Type, states ...history.State) error {
-	m, c, err := g.connect(warn)
+	m, c, h, err := g.visit(cmd.Context())
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	h, err := c.History(cmd.Context())
-	if err != nil {
-		return err
-	}
 	ids, err := pick(m, h, specs, states...)
 	if err != nil {
 		return err

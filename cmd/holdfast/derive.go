@@ -45,15 +45,11 @@ file that it wrote. Any other file is never overwritten.`,
 }
 
 func derive(cmd *cobra.Command, g *globals, path string, want allowance, owner ownerFlag, prot protection) error {
-	m, c, err := g.connect(warn)
+	m, c, h, err := g.visit(cmd.Context())
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	h, err := c.History(cmd.Context())
-	if err != nil {
-		return err
-	}
 	e, err := want.read(m, h)
 	if err != nil {
 		return err

@@ -190,15 +190,11 @@ deduplicates against what it stored. Give the time when the key may have been st
 				}
 				at = t.UnixNano()
 			}
-			m, c, err := g.connect(warn)
+			m, c, h, err := g.visit(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			h, err := c.History(cmd.Context())
-			if err != nil {
-				return err
-			}
 			id, err := findMachine(h, a[0])
 			if err != nil {
 				return err

@@ -22,6 +22,7 @@ import (
 	"holdfast"
 	"holdfast/client/keyring"
 	"holdfast/client/remote"
+	"holdfast/history"
 )
 
 // memoryLimit makes the collector work harder before the client grows beyond it, bytes. The ceiling that
@@ -164,6 +165,20 @@ func (g *globals) connect(say func(string)) (*keyring.Machine, *remote.Client, e
 		return nil, nil, err
 	}
 	return m, g.dial(m, say), nil
+}
+
+// visit is connect for commands that begin with the vault's history, verified.
+func (g *globals) visit(ctx context.Context) (*keyring.Machine, *remote.Client, *history.Vault, error) {
+	m, c, err := g.connect(warn)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	h, err := c.History(ctx)
+	if err != nil {
+		c.Close()
+		return nil, nil, nil, err
+	}
+	return m, c, h, nil
 }
 
 // warn says something that is no error.

@@ -339,15 +339,11 @@ func newConfirm(g *globals) *cobra.Command {
 expired and no machine deletes of it, until its owner has looked and confirms that the change is right.`,
 		Args: args(cobra.ExactArgs(1), "holdfast confirm SERIES [--owner FILE]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			m, c, err := g.connect(warn)
+			m, c, h, err := g.visit(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			h, err := c.History(cmd.Context())
-			if err != nil {
-				return err
-			}
 			id := m.Series(a[0])
 			if _, ok := h.Series[id]; !ok {
 				return fmt.Errorf("there is no series %q; `holdfast list` shows the names", a[0])
