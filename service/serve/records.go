@@ -2,6 +2,7 @@ package serve
 
 import (
 	"cmp"
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
@@ -291,11 +292,26 @@ func (s *Server) enter(r *http.Request, c caller, rec history.Record) (e history
 		}
 		return err
 	})
+	var stale *history.StaleError
+	if errors.As(err, &stale) {
+		s.untilDurable(r.Context())
+	}
 	if err != nil {
 		return e, p, err
 	}
 	s.j.Flush()
 	return e, p, t.Wait(r.Context())
+}
+
+// untilDurable returns when all that is sequenced is durable, so that who is refused because of a record finds
+// it in the history.
+func (s *Server) untilDurable(ctx context.Context) {
+	t, err := s.j.Append(ctx, func(*journal.Tx) error { return nil })
+	if err != nil {
+		return
+	}
+	s.j.Flush()
+	t.Wait(ctx)
 }
 
 // place says how a record came into the journal.

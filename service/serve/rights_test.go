@@ -4,11 +4,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"holdfast"
 	"holdfast/history"
+	"holdfast/internal/enc"
 	"holdfast/wire"
 )
 
@@ -64,6 +67,38 @@ func (c *client) commits(sid holdfast.SessionID, root holdfast.Name, n int) (ids
 }
 
 func ids(of ...holdfast.RecordID) []byte { return history.SortIDs(of).Encode() }
+
+// Two processes with one key sign at the same time. The one that is refused finds the other's record in the
+// history, although that was not durable yet when it was refused.
+func TestStaleChainIsToldWithItsReason(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.customer("a", holdfast.RightsAll)
+		c.open() // and the next record waits for the next flush
+		twin := *c
+		first, _ := c.openRecord()
+		done := make(chan error)
+		go func() {
+			_, err := c.record(wire.PathSession, first)
+			done <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-done:
+			w.Fatalf("the first record did not wait: %v", err)
+		default:
+		}
+		second, _ := twin.openRecord()
+		_, err := twin.record(wire.PathSession, second)
+		w.want(wire.CodeStaleChain, err, "the second record")
+		b, err := twin.do("GET", fmt.Sprintf("%s?after=%d", wire.PathHistory, twin.n), nil)
+		w.ok(err, "history")
+		e := history.ReadEntry(enc.NewReader(b))
+		if e.Record.ID() != first.ID() {
+			w.Errorf("the history does not show the record that the refusal rests on, but %d bytes", len(b))
+		}
+		w.ok(<-done, "the first record")
+	})
+}
 
 // TestRecordsByTypeAndRight holds who may sign what, and that the owner's records may come over any of the
 // vault's machines.
