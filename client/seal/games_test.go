@@ -109,6 +109,9 @@ func likelihood(training [][]int) func([]int) float64 {
 // and how many blocks each of the files gives. See eprint 2025/532 and 2025/558 for what follows where such
 // an observer wins: with a chunker whose parameters can be known or found, he does, and here as well.
 func TestFingerprintGame(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands of rounds, and nothing runs beside another")
+	}
 	t.Parallel()
 	files := [2][]byte{random(101, 48<<10), random(102, 48<<10)}
 	public := gameMachine(1 << 40)
@@ -172,6 +175,9 @@ func guess(coin *mrand.Rand, a, b float64) int {
 // the padded size has gone through a whole step, and adds up what he sees. He knows what the sum is for a right
 // guess and for a wrong one, as he can make such packs himself. Compressed together, a right guess costs less.
 func TestCompressionOracleGame(t *testing.T) {
+	if testing.Short() {
+		t.Skip("thousands of rounds, and nothing runs beside another")
+	}
 	t.Parallel()
 	const secretSize, step = 300, 16 // bytes; padding is in steps of 256 here
 	m := gameMachine(1)
