@@ -326,7 +326,7 @@ func TestFetchesWaitForMemory(t *testing.T) {
 				synctest.Wait()
 			}
 		}
-		if free := w.srv.fetches.free; free >= size {
+		if free := w.srv.fetches.left(); free >= size {
 			t.Fatalf("%d bytes are free", free)
 		}
 		start := time.Now()
@@ -338,8 +338,8 @@ func TestFetchesWaitForMemory(t *testing.T) {
 			r.Close()
 		}
 		later(time.Minute)
-		if w.srv.fetches.free != fetchMemory {
-			t.Errorf("%d bytes are free", w.srv.fetches.free)
+		if w.srv.fetches.left() != fetchMemory {
+			t.Errorf("%d bytes are free", w.srv.fetches.left())
 		}
 		// And when it does not come, they are told so.
 		var give []func()

@@ -332,7 +332,7 @@ func TestScenarioS11HostileClientSizes(t *testing.T) {
 		if took := time.Since(start); took > patience+slowGrace+time.Second {
 			w.Errorf("it was waited for for %v by HTTP/1.1", took)
 		}
-		if free := w.srv.uploads.free; free != uploadMemory {
+		if free := w.srv.uploads.left(); free != uploadMemory {
 			w.Errorf("%d bytes are free", free)
 		}
 		_, err = bad.do("POST", blocks+"&flush=1", frame(name(1), sealed(sid, holdfast.KindChunk, 10)))

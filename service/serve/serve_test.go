@@ -501,7 +501,7 @@ func TestDurableBeforeAnswer(t *testing.T) {
 		time.AfterFunc(2*time.Second, func() {
 			w.srv.uploads.mu.Lock()
 			defer w.srv.uploads.mu.Unlock()
-			if free := w.srv.uploads.free; free != uploadMemory {
+			if free := w.srv.uploads.left(); free != uploadMemory {
 				w.Errorf("%d bytes are free while uploads wait for their acknowledgement", free)
 			}
 		})
@@ -679,7 +679,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		for k := 1; k <= 6; k++ {
 			w.staller(ctx, &wg, slow, sid, k, size)
 		}
-		if free := w.srv.uploads.free; free != uploadMemory-uploadShare {
+		if free := w.srv.uploads.left(); free != uploadMemory-uploadShare {
 			w.Errorf("%d bytes are free: one vault holds more than its share", free)
 		}
 		good := w.customer("good", holdfast.RightsAll)
@@ -692,7 +692,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		for k := 1; k <= 4; k++ {
 			w.staller(ctx, &wg, slow2, sid, k, size)
 		}
-		if free := w.srv.uploads.free; free != 0 {
+		if free := w.srv.uploads.left(); free != 0 {
 			w.Errorf("%d bytes are free", free)
 		}
 		// Two that hold everything between them keep nobody out for longer than what is held can be held.
@@ -704,7 +704,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		cancel()
 		wg.Wait()
 		synctest.Wait()
-		if free := w.srv.uploads.free; free != uploadMemory || len(w.srv.uploads.granted) != 0 {
+		if free := w.srv.uploads.left(); free != uploadMemory || len(w.srv.uploads.granted) != 0 {
 			w.Errorf("%d bytes are free after everybody left", free)
 		}
 	})
@@ -728,13 +728,13 @@ func TestSlowAreNotCut(t *testing.T) {
 		if errors.As(err, &e) && e.RetryAfter == 0 || time.Since(start) != memoryPatience {
 			w.Errorf("%+v after %v", e, time.Since(start))
 		}
-		if free := w.srv.uploads.free; free != 0 {
+		if free := w.srv.uploads.left(); free != 0 {
 			w.Errorf("%d bytes are free: somebody was cut", free)
 		}
 		// Who is too slow for his size is cut off, and everything is free again.
 		later(slowGrace + cutFloor*time.Second/slowRate)
 		synctest.Wait()
-		if free := w.srv.uploads.free; free != uploadMemory {
+		if free := w.srv.uploads.left(); free != uploadMemory {
 			w.Errorf("%d bytes are free after the slow were cut off", free)
 		}
 		_, err = good.upload(gs, 1, frame(name(2), sealed(gs, holdfast.KindChunk, 1000)))
@@ -783,8 +783,8 @@ func TestFetchInBucketOrder(t *testing.T) {
 				t.Fatalf("block %s came back differently", f.Name)
 			}
 		}
-		if w.srv.fetches.free != fetchMemory {
-			w.Errorf("%d bytes are free", w.srv.fetches.free)
+		if w.srv.fetches.left() != fetchMemory {
+			w.Errorf("%d bytes are free", w.srv.fetches.left())
 		}
 		// A client that leaves in the middle leaves nothing behind.
 		ctx, cancel := context.WithCancel(w.Context())
@@ -796,8 +796,8 @@ func TestFetchInBucketOrder(t *testing.T) {
 		resp.Body.Close()
 		later(time.Minute)
 		synctest.Wait()
-		if w.srv.fetches.free != fetchMemory {
-			w.Errorf("%d bytes are free after a client left", w.srv.fetches.free)
+		if w.srv.fetches.left() != fetchMemory {
+			w.Errorf("%d bytes are free after a client left", w.srv.fetches.left())
 		}
 	})
 }

@@ -407,3 +407,10 @@ func (w *world) ok(err error, what string) {
 
 // later lets virtual time pass.
 func later(d time.Duration) { time.Sleep(d) }
+
+// left returns how much of the memory is free.
+func (b *budget) left() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.free
+}
