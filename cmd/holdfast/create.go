@@ -10,10 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast"
 	"holdfast/client/archive"
 	"holdfast/client/backup"
+	"holdfast/client/remote"
 	"holdfast/client/restore"
 	"holdfast/client/source"
+	"holdfast/history"
 )
 
 // maxProblems bounds the problems in a JSON summary; the archive lists them all.
@@ -44,7 +47,10 @@ A file is read only if it changed since the last archive of the series. What cou
 in the archive, said on standard error, and makes the exit code 3.
 
 A machine that may read fetches a few blocks of the new archive at once. Exit code 4 together with the archive's
-name says that the service did not keep them, or stamped the archive more than an hour from this machine's clock.`,
+name says that the service did not keep them, or stamped the archive more than an hour from this machine's clock.
+
+At the end it tells what others did to the vault since this machine's last archive: deletions above all, and
+machines, keys and policies.`,
 		Args: args(cobra.MinimumNArgs(2), form),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			cfg.Series, cfg.Roots = a[0], a[1:]
@@ -103,6 +109,7 @@ type summary struct {
 	KnownBlocks     uint64       `json:"blocks_known"`
 	BytesSent       uint64       `json:"bytes_sent"`
 	Seconds         float64      `json:"seconds"`
+	News            []recordDoc  `json:"news,omitempty"` // by others, since this machine's last complete archive
 	Problems        []problemDoc `json:"problems"`
 	ProblemsOmitted uint64       `json:"problems_omitted,omitempty"`
 }
@@ -126,7 +133,10 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 	if bar != nil {
 		go func() { bar.total(countTree(cmd.Context(), cfg.Base, cfg.Roots)) }()
 	}
-	cfg.Client = g.dial(m, bar.say)
+	others := news{self: m.Signer(), owner: m.Owner, logKey: m.LogKey}
+	opt := g.options(m, bar.say)
+	opt.Record = others.take
+	cfg.Client = remote.Dial(m, opt)
 	defer cfg.Client.Close()
 	cfg.Warn = bar.say
 	problems, omitted := []problemDoc{}, uint64(0)
@@ -160,6 +170,7 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 			return err
 		}
 		t := time.Unix(0, r.Archive.Time).UTC()
+		s.News = others.until(r.Archive.ID.String(), h)
 		s.Archive, s.ID, s.Time = restore.Name(h, cfg.Series, r.Archive), r.Archive.ID.String(), &t
 	}
 	if asJSON {
@@ -213,6 +224,63 @@ func (s *summary) write(w io.Writer) {
 		}
 	}
 	fmt.Fprintf(w, "  took       %.1f s\n", s.Seconds)
+	if len(s.News) > 0 {
+		fmt.Fprintln(w, "since this machine's last archive:")
+	}
+	for _, d := range s.News[:min(len(s.News), maxNews)] {
+		fmt.Fprintf(w, "  %s  %s by %.8s  %s\n", d.Time.Format(time.RFC3339), d.Type, d.Signer, d.What)
+	}
+	if more := len(s.News) - maxNews; more > 0 {
+		fmt.Fprintf(w, "  and %d more; `holdfast history` shows them\n", more)
+	}
+}
+
+// maxNews bounds what is told of others, lines.
+const maxNews = 10
+
+// news collects what others did to the vault: whoever reads what a nightly run says learns in time that archives
+// were deleted, or a machine was enrolled, by somebody who should not have.
+type news struct {
+	self          holdfast.SignerID
+	owner, logKey [32]byte
+
+	docs   []recordDoc // since the machine's last complete archive
+	before []recordDoc // between the one before that and it
+	last   string      // that archive's id; "" if there is none
+}
+
+// take is told every record in order.
+func (n *news) take(e history.Entry) {
+	b, err := history.ParseBody(e.Record.Body)
+	if err != nil {
+		return // it was verified
+	}
+	if b.Signer == n.self {
+		if c, err := history.ParseCommit(b.Fields); b.Type == history.TypeCommit && err == nil && !c.Partial {
+			if n.last == "" {
+				n.docs = nil // how the machine came in is no news to it
+			}
+			n.before, n.docs, n.last = n.docs, nil, e.Record.ID().String()
+		}
+		return
+	}
+	switch b.Type {
+	case history.TypeOpen, history.TypeCommit, history.TypeRewrap, history.TypePurge:
+		return // the daily round
+	}
+	n.docs = append(n.docs, recordOf(e, n.owner, n.logKey))
+}
+
+// until returns what happened before the archive that has that id, and after the complete one before it.
+func (n *news) until(id string, h *history.Vault) []recordDoc {
+	docs := n.docs
+	if n.last == id {
+		docs = n.before
+	} else if n.last == "" {
+		docs = nil
+	}
+	describe(docs, h)
+	return docs
 }
 
 func problemOf(v archive.Verdict) problemDoc {
