@@ -499,8 +499,6 @@ func TestDurableBeforeAnswer(t *testing.T) {
 		}
 		// Known blocks that are not durable yet are not answered sooner, and no body waits with them.
 		time.AfterFunc(2*time.Second, func() {
-			w.srv.uploads.mu.Lock()
-			defer w.srv.uploads.mu.Unlock()
 			if free := w.srv.uploads.left(); free != uploadMemory {
 				w.Errorf("%d bytes are free while uploads wait for their acknowledgement", free)
 			}
