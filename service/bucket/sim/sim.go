@@ -29,20 +29,17 @@ import (
 )
 
 // Op is a call of bucket.Bucket.
-type Op string
+type Op = bucket.Op
 
 // The calls.
 const (
-	OpPut    Op = "put"
-	OpGet    Op = "get"
-	OpList   Op = "list"
-	OpDelete Op = "delete"
-	OpSwap   Op = "swap"
-	OpNow    Op = "now"
+	OpPut    = bucket.OpPut
+	OpGet    = bucket.OpGet
+	OpList   = bucket.OpList
+	OpDelete = bucket.OpDelete
+	OpSwap   = bucket.OpSwap
+	OpNow    = bucket.OpNow
 )
-
-// Writes reports whether the call changes the store.
-func (o Op) Writes() bool { return o == OpPut || o == OpDelete || o == OpSwap }
 
 // Errors of faults, for tests that look for them; a user of a bucket cannot know them.
 var (

@@ -1,0 +1,122 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+)
+
+// Op is a call of Bucket.
+type Op string
+
+// The calls.
+const (
+	OpPut    Op = "put"
+	OpGet    Op = "get"
+	OpList   Op = "list"
+	OpDelete Op = "delete"
+	OpSwap   Op = "swap"
+	OpNow    Op = "now"
+)
+
+// Ops is all of them.
+var Ops = []Op{OpPut, OpGet, OpList, OpDelete, OpSwap, OpNow}
+
+// Writes reports whether the call changes the store.
+func (o Op) Writes() bool { return o == OpPut || o == OpDelete || o == OpSwap }
+
+// Class says what kind of outcome a call had: what decides whether and how it is tried again. The table in
+// docs/storage.md says which errors are in each, and what is done.
+type Class string
+
+// The classes. The first three are answers; the others are trouble.
+const (
+	ClassOK       Class = "ok"
+	ClassNotFound Class = "not_found" // ErrNotFound
+	ClassRefused  Class = "condition" // ErrChanged, ErrShort: the call was understood, and what it asked for is not so
+
+	ClassServer     Class = "server"     // the store failed: InternalError and other 5xx, an I/O error of the disk
+	ClassBusy       Class = "busy"       // the store asks to slow down: SlowDown, 503, 429
+	ClassTimeout    Class = "timeout"    // no answer before the deadline
+	ClassConnection Class = "connection" // not reached, or the connection broke
+	ClassCorrupt    Class = "corrupt"    // what arrived is not what was sent; one way or the other
+	ClassDenied     Class = "denied"     // credentials: none, wrong, expired, without the right
+	ClassClock      Class = "clock"      // the store refuses our clock
+	ClassFull       Class = "full"       // no room in the store
+	ClassConfig     Class = "config"     // no such bucket, another region, a request that the store does not know
+	ClassOpen       Class = "open"       // not sent: the breaker is open (package steady)
+	ClassCanceled   Class = "canceled"   // the caller gave up; says nothing about the store
+)
+
+// Classes is all of them.
+var Classes = []Class{
+	ClassOK, ClassNotFound, ClassRefused, ClassServer, ClassBusy, ClassTimeout, ClassConnection, ClassCorrupt,
+	ClassDenied, ClassClock, ClassFull, ClassConfig, ClassOpen, ClassCanceled,
+}
+
+// Answer reports whether a call with this outcome was answered by the store as it should be.
+func (c Class) Answer() bool { return c == ClassOK || c == ClassNotFound || c == ClassRefused }
+
+// Error is an error of a known class. Implementations return it, so that ClassOf need not guess.
+type Error struct {
+	Class Class
+	After time.Duration // the store asked to wait that long; 0 if it did not
+	Err   error
+}
+
+// Error is part of error.
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap is for package errors.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ClassOf returns the class of what a call returned.
+func ClassOf(err error) Class {
+	var e *Error
+	var n net.Error
+	switch {
+	case err == nil:
+		return ClassOK
+	case errors.As(err, &e):
+		return e.Class
+	case errors.Is(err, ErrNotFound):
+		return ClassNotFound
+	case errors.Is(err, ErrChanged), errors.Is(err, ErrShort), errors.Is(err, ErrKey):
+		return ClassRefused
+	case errors.Is(err, context.Canceled):
+		return ClassCanceled
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &n) && n.Timeout():
+		return ClassTimeout
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return ClassFull
+	case errors.As(err, &n):
+		return ClassConnection
+	}
+	return ClassServer
+}
+
+// ErrDown reports a call that was not sent because the store has answered nothing for a while (package steady).
+var ErrDown = fmt.Errorf("the store has been failing and is not asked just now: %w", &Error{Class: ClassOpen, Err: errors.New("the breaker is open")})
+
+type freshKey struct{}
+
+// Fresh returns a ctx whose calls go over connections that no call used before: one that is stuck, or led to a
+// part of the store that fails, is left behind. Stores without connections ignore it.
+func Fresh(ctx context.Context) context.Context { return context.WithValue(ctx, freshKey{}, true) }
+
+// IsFresh reports whether ctx comes from Fresh.
+func IsFresh(ctx context.Context) bool { f, _ := ctx.Value(freshKey{}).(bool); return f }
+
+// Paced is a Bucket that watches its own requests (package steady).
+type Paced interface {
+	Bucket
+	// SlowAfter returns after which time a call that has not answered is unusually slow, so that another way
+	// to the same end should be begun beside it; 0 if the budget for such doubling is spent. n is the size of what
+	// the call moves, bytes.
+	SlowAfter(op Op, n int64) time.Duration
+	// Down returns since when the store has answered nothing, and the newest failure; the zero time if it answers.
+	Down() (since time.Time, cause error)
+}
