@@ -28,6 +28,7 @@ import (
 	"holdfast/client/restore"
 	"holdfast/client/seal"
 	"holdfast/history"
+	"holdfast/internal/pipenet"
 	"holdfast/service/account"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/identity"
@@ -60,7 +61,7 @@ type world struct {
 	mu     sync.Mutex // guards what a restart replaces, against clients that dial meanwhile
 	bucket *sim.Bucket
 	j      *journal.Journal
-	l      *pipes
+	l      *pipenet.Listener
 	end    func() error // nil while the service is down
 
 	first    *machine // enrolled with all rights
@@ -112,7 +113,7 @@ func (w *world) start() {
 		w.Fatalf("open journal: %v", err)
 	}
 	srv := serve.New(serve.Config{Journal: j, Identity: w.id})
-	l := newPipes()
+	l := pipenet.Listen()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ctx, l) }()
@@ -150,43 +151,19 @@ func (w *world) crash() {
 	j.Close(context.WithoutCancel(w.Context()))
 }
 
-// pipes is a network in memory.
-type pipes struct {
-	conns  chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
-
-// from is the service's end of a pipe, with the address of who has the other. A process that is dead says nothing.
-type from struct {
+// mortal is the service's end of a pipe. A process that is dead says nothing.
+type mortal struct {
 	net.Conn
-	addr net.Addr
 	dead func() bool
 }
 
-func (f from) Write(p []byte) (int, error) {
-	if f.dead() {
-		f.Close()
+func (m mortal) Write(p []byte) (int, error) {
+	if m.dead() {
+		m.Close()
 		return 0, net.ErrClosed
 	}
-	return f.Conn.Write(p)
+	return m.Conn.Write(p)
 }
-
-func (f from) RemoteAddr() net.Addr { return f.addr }
 
 // dial connects to the service that is up at the moment.
 func (m *machine) dial(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -194,14 +171,7 @@ func (m *machine) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	l, bucket := m.w.l, m.w.bucket
 	m.w.mu.Unlock()
 	a, b := net.Pipe()
-	select {
-	case l.conns <- from{b, m.addr, bucket.Crashed}:
-		return a, nil
-	case <-l.closed:
-		return nil, errors.New("connection refused")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return a, l.Connect(ctx, pipenet.From(mortal{b, bucket.Crashed}, m.addr))
 }
 
 // machine returns a machine with a fresh key that is not enrolled.

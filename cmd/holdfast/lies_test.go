@@ -17,9 +17,9 @@ import (
 
 	"holdfast"
 	"holdfast/client/keyring"
-	"holdfast/client/remote/remotetest"
 	"holdfast/client/restore"
 	"holdfast/history"
+	"holdfast/internal/pipenet"
 	"holdfast/wire"
 )
 
@@ -109,7 +109,7 @@ func (w *world) code() string {
 // keyed has every connection end at somebody with another TLS key.
 func keyed(w *world) {
 	w.dial = func(context.Context, string, string) (net.Conn, error) {
-		near, far := remotetest.Pipe()
+		near, far := pipenet.Pipe()
 		go tls.Server(far, wire.ServerConfig(ed25519.NewKeyFromSeed(make([]byte, 32)))).Handshake()
 		return near, nil
 	}
@@ -249,7 +249,7 @@ var told = []lie{
 		at: "the connection", how: "drop, withhold, delay", told: "nothing answers", code: 5, note: "nobody can tell it from trouble", says: "cannot be reached",
 		run: func(w *world) said {
 			w.dial = func(context.Context, string, string) (net.Conn, error) {
-				near, far := remotetest.Pipe()
+				near, far := pipenet.Pipe()
 				w.t.Cleanup(func() { far.Close() })
 				return near, nil
 			}
@@ -272,7 +272,7 @@ var told = []lie{
 		at: "the connection", how: "roll back", told: "an older version of TLS is offered", code: 5, note: "the handshake fails", says: "cannot be reached",
 		run: func(w *world) said {
 			w.dial = func(context.Context, string, string) (net.Conn, error) {
-				near, far := remotetest.Pipe()
+				near, far := pipenet.Pipe()
 				c := wire.ServerConfig(ed25519.NewKeyFromSeed(make([]byte, 32)))
 				c.MinVersion, c.MaxVersion, c.CurvePreferences = tls.VersionTLS12, tls.VersionTLS12, nil
 				go func() { tls.Server(far, c).Handshake(); far.Close() }()

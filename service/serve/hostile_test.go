@@ -25,7 +25,7 @@ type raw struct {
 // dial makes a TLS connection with c's key.
 func (c *client) dial(proto string) *tls.Conn {
 	c.w.Helper()
-	conn, err := c.w.l.dial(c.w.Context(), c.home)
+	conn, err := c.w.dial(c.w.Context(), c.home)
 	if err != nil {
 		c.w.Fatal(err)
 	}

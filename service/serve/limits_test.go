@@ -198,7 +198,7 @@ func (w *world) idle(n int, from ...net.Addr) (open func() int) {
 	kept := 0
 	for _, addr := range from {
 		for range n {
-			c, err := w.l.dial(w.Context(), addr)
+			c, err := w.dial(w.Context(), addr)
 			w.ok(err, "dial")
 			mu.Lock()
 			kept++

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"holdfast"
 	"holdfast/history"
 	"holdfast/internal/enc"
+	"holdfast/internal/pipenet"
 	"holdfast/service/account"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/identity"
@@ -35,7 +35,7 @@ type world struct {
 	id     *identity.Identity
 	j      *journal.Journal
 	srv    *Server
-	l      *pipes
+	l      *pipenet.Listener
 	end    func() error
 	// clients' idle connections must end before the bubble does
 	clients []*client
@@ -74,7 +74,7 @@ func (w *world) start() {
 		w.Fatalf("open journal: %v", err)
 	}
 	w.srv = New(Config{Journal: w.j, Identity: w.id})
-	w.l = newPipes()
+	w.l = pipenet.Listen()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))
 	served := make(chan error, 1)
 	go func() { served <- w.srv.Serve(ctx, w.l) }()
@@ -106,51 +106,16 @@ func (w *world) crash() {
 	w.bucket = w.bucket.Store().Connect(2)
 }
 
-// pipes is a network in memory.
-type pipes struct {
-	conns  chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
-
-// from is one end of a pipe with the address of who has the other.
-type from struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (f from) RemoteAddr() net.Addr { return f.addr }
-
 // home returns an address in a network of its own.
 func (w *world) home() net.Addr {
 	w.homes++
 	return &net.TCPAddr{IP: net.IPv4(10, byte(w.homes>>8), byte(w.homes), 1), Port: 1000}
 }
 
-func (p *pipes) dial(ctx context.Context, home net.Addr) (net.Conn, error) {
+// dial connects to the service from home.
+func (w *world) dial(ctx context.Context, home net.Addr) (net.Conn, error) {
 	a, b := net.Pipe()
-	select {
-	case p.conns <- from{b, home}:
-		return a, nil
-	case <-p.closed:
-		return nil, fmt.Errorf("connection refused")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return a, w.l.Connect(ctx, pipenet.From(b, home))
 }
 
 // client is a small client by hand: it keeps keys and chains and checks nothing.
@@ -196,7 +161,7 @@ func (c *client) connect(proto string) {
 	c.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   cfg,
 		ForceAttemptHTTP2: proto == "h2",
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.w.l.dial(ctx, c.home) },
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.w.dial(ctx, c.home) },
 	}}
 	c.w.clients = append(c.w.clients, c)
 }

@@ -25,6 +25,7 @@ import (
 	"holdfast/client/keyring"
 	"holdfast/client/remote"
 	"holdfast/history"
+	"holdfast/internal/pipenet"
 	"holdfast/wire"
 )
 
@@ -37,7 +38,7 @@ type Service struct {
 	t       testing.TB
 	key     ed25519.PrivateKey
 	address string
-	pipes   *pipes // nil unless NewPiped made the service
+	pipes   *pipenet.Listener // nil unless NewPiped made the service
 
 	Mu      sync.Mutex // guards what follows, except while no request is under way
 	Vault   *history.Vault
@@ -77,11 +78,11 @@ func New(t testing.TB) *Service {
 	return f
 }
 
-// NewPiped is New with connections in memory, which Pipe makes: for tests in a bubble of package synctest.
+// NewPiped is New with connections in memory, which Service.Pipe makes: for tests in a bubble of package synctest.
 func NewPiped(t testing.TB) *Service {
 	t.Helper()
 	f := prepare(t)
-	f.pipes = &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	f.pipes = pipenet.Listen()
 	f.serve(tls.NewListener(f.pipes, wire.ServerConfig(f.key)))
 	return f
 }
@@ -126,7 +127,8 @@ func (f *Service) NewMachine(group holdfast.GroupID, rights holdfast.Rights) *ke
 
 // Pipe connects to a service that NewPiped made.
 func (f *Service) Pipe(ctx context.Context, _, _ string) (net.Conn, error) {
-	return f.pipes.dial(ctx)
+	near, far := pipenet.Pipe()
+	return near, f.pipes.Connect(ctx, far)
 }
 
 // Enrol makes the vault through a client, which it returns.

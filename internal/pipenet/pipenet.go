@@ -1,7 +1,9 @@
-package remotetest
+// Package pipenet is a network in memory, for tests.
+package pipenet
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -9,48 +11,61 @@ import (
 	"time"
 )
 
-// pipes is a listener in memory.
-type pipes struct {
+// Listener accepts the connections that Connect hands it.
+type Listener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
 }
 
-func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
-	near, far := Pipe()
+// Listen returns a listener.
+func Listen() *Listener { return &Listener{conns: make(chan net.Conn), closed: make(chan struct{})} }
+
+// Connect hands far, one end of a connection, to who accepts. It fails if the listener is closed, and when ctx ends.
+func (l *Listener) Connect(ctx context.Context, far net.Conn) error {
 	select {
-	case p.conns <- far:
-		return near, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
+	case l.conns <- far:
+		return nil
+	case <-l.closed:
+		return errors.New("connection refused")
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 }
 
 // Accept is that of a net.Listener.
-func (p *pipes) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	select {
-	case c := <-p.conns:
+	case c := <-l.conns:
 		return c, nil
-	case <-p.closed:
+	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 }
 
 // Close is that of a net.Listener.
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
+func (l *Listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
 // Addr is that of a net.Listener.
-func (p *pipes) Addr() net.Addr { return pipeAddr{} }
+func (l *Listener) Addr() net.Addr { return addr{} }
 
-type pipeAddr struct{}
+type addr struct{}
 
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "service.test:1" }
+func (addr) Network() string { return "pipe" }
+func (addr) String() string  { return "service.test:1" }
+
+// From returns c with the address that its other end connects from.
+func From(c net.Conn, home net.Addr) net.Conn { return from{c, home} }
+
+type from struct {
+	net.Conn
+	home net.Addr
+}
+
+func (f from) RemoteAddr() net.Addr { return f.home }
 
 // Pipe returns the two ends of a connection in memory. Unlike those of net.Pipe they hold what is written until
 // it is read, so that a write never waits: TLS writes under a mutex, and a goroutine that waits for a mutex
@@ -64,8 +79,8 @@ type pipeEnd struct{ in, out *stream }
 
 func (p *pipeEnd) Read(b []byte) (int, error)        { return p.in.read(b) }
 func (p *pipeEnd) Write(b []byte) (int, error)       { return p.out.write(b) }
-func (p *pipeEnd) LocalAddr() net.Addr               { return pipeAddr{} }
-func (p *pipeEnd) RemoteAddr() net.Addr              { return pipeAddr{} }
+func (p *pipeEnd) LocalAddr() net.Addr               { return addr{} }
+func (p *pipeEnd) RemoteAddr() net.Addr              { return addr{} }
 func (p *pipeEnd) SetDeadline(t time.Time) error     { return p.SetReadDeadline(t) }
 func (p *pipeEnd) SetWriteDeadline(time.Time) error  { return nil }
 func (p *pipeEnd) SetReadDeadline(t time.Time) error { return p.in.setDeadline(t) }
