@@ -117,6 +117,11 @@ type Session struct {
 	Rewraps []Rewrap // in the order of their records
 }
 
+// WrappedFor reports whether the session's secret is wrapped for a read key.
+func (s Session) WrappedFor(k ReadKeyID) bool {
+	return s.Open.ReadKey == k || slices.ContainsFunc(s.Rewraps, func(w Rewrap) bool { return w.ReadKey == k })
+}
+
 // StaleError answers a record that does not continue its signer's chain: sign again after Want.
 type StaleError struct{ Want Link }
 
@@ -336,7 +341,7 @@ func (v *Vault) ruleRewrap(b Body) error {
 	if w.ReadKey != v.currentRead() {
 		return fmt.Errorf("%w: rewrap is for another read key than the current one", ErrFormat)
 	}
-	if s.Open.ReadKey == w.ReadKey || slices.ContainsFunc(s.Rewraps, func(o Rewrap) bool { return o.ReadKey == w.ReadKey }) {
+	if s.WrappedFor(w.ReadKey) {
 		return fmt.Errorf("%w: session %.8s is wrapped for that read key already", ErrFormat, w.Session)
 	}
 	return nil

@@ -446,8 +446,7 @@ func (r *run) readable(h *history.Vault, sealed []byte) bool {
 	if err != nil || !ok {
 		return true // and opening it will fail, as it should
 	}
-	mine := history.ReadKeyIDOf(r.cfg.Machine.ReadKey[:])
-	return s.Open.ReadKey == mine || slices.ContainsFunc(s.Rewraps, func(w history.Rewrap) bool { return w.ReadKey == mine })
+	return s.WrappedFor(history.ReadKeyIDOf(r.cfg.Machine.ReadKey[:]))
 }
 
 // cause prefers the error that ended the pipeline to one that followed from it.

@@ -217,8 +217,7 @@ func (r *rotation) damaged(known map[holdfast.SessionID]bool) (map[holdfast.Sess
 func (r *rotation) lacking(skip map[holdfast.SessionID]bool) (out []history.Session) {
 	now := history.ReadKeyIDOf(r.h.ReadKey[:])
 	for _, s := range r.sessions() {
-		has := s.Open.ReadKey == now || slices.ContainsFunc(s.Rewraps, func(w history.Rewrap) bool { return w.ReadKey == now })
-		if !has && !skip[s.Open.Session] {
+		if !s.WrappedFor(now) && !skip[s.Open.Session] {
 			out = append(out, s)
 		}
 	}
@@ -335,8 +334,7 @@ func newUnwrapper(o keyring.Owner, h *history.Vault) (*unwrapper, error) {
 func (x *unwrapper) session(s history.Session) (*seal.Reader, error) {
 	var first error
 	for i, r := range x.readers {
-		named := func(w history.Rewrap) bool { return w.ReadKey == x.ids[i] }
-		if s.Open.ReadKey != x.ids[i] && !slices.ContainsFunc(s.Rewraps, named) {
+		if !s.WrappedFor(x.ids[i]) {
 			continue
 		}
 		err := r.AddOpen(s.Open, s.Signer, s.Rewraps...)
