@@ -3,66 +3,60 @@
 package e2e
 
 import (
-	"io/fs"
-	"os"
-	"path/filepath"
+	"maps"
+	"math"
 	"slices"
 	"testing"
 
 	"holdfast/history"
+	"holdfast/service/bucket"
 	"holdfast/service/segment"
 )
 
-// journal reads all records of the service's bucket, in order, with nothing but the documented format.
+// journal reads all records of the service's bucket, in order, with nothing but the documented format: what
+// the newest takeover accepts, and what came after it.
 func journal(t testing.TB, s *service) []segment.Timed {
 	t.Helper()
-	type object struct {
-		key  segment.Key
-		path string
-	}
-	var objects []object
-	err := filepath.WalkDir(s.bucket, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
+	b := s.place.open(t)
+	landed := map[segment.Position]bucket.Object{} // any landing will do: they are equal
+	for _, o := range s.place.objects(t) {
+		if k, err := segment.ParseKey(o.Key); err == nil {
+			landed[k.Position] = o
 		}
-		rel, err := filepath.Rel(s.bucket, p)
+	}
+	positions := slices.SortedFunc(maps.Keys(landed), segment.Position.Compare)
+	if len(positions) == 0 {
+		t.Fatal("the bucket holds no segments")
+	}
+	records := func(p segment.Position) []segment.Timed {
+		k, err := segment.ParseKey(landed[p].Key)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		if k, err := segment.ParseKey(filepath.ToSlash(rel)); err == nil {
-			objects = append(objects, object{k, p})
+		raw, err := b.Get(t.Context(), landed[p].Key, landed[p].Size-int64(k.Trailer), int64(k.Trailer))
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+		tr, err := k.Parse(raw, landed[p].Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tr.Records
 	}
-	slices.SortFunc(objects, func(a, b object) int {
-		return a.key.Position.Compare(b.key.Position)
-	})
+	newest := positions[len(positions)-1].Epoch
+	first, ok := records(segment.Position{Epoch: newest})[0].Record.(segment.Takeover)
+	if !ok {
+		t.Fatalf("epoch %d does not begin with a takeover", newest)
+	}
+	last := map[uint64]uint64{newest: math.MaxUint64}
+	for _, e := range first.Table {
+		last[e.Epoch] = e.LastSeq
+	}
 	var out []segment.Timed
-	for _, o := range objects {
-		f, err := os.Open(o.path)
-		if err != nil {
-			t.Fatal(err)
+	for _, p := range positions {
+		if l, ok := last[p.Epoch]; ok && p.Seq <= l {
+			out = append(out, records(p)...)
 		}
-		info, err := f.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw := make([]byte, o.key.Trailer)
-		if _, err := f.ReadAt(raw, info.Size()-int64(len(raw))); err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		tr, err := segment.ParseTrailer(raw)
-		if err != nil {
-			t.Fatalf("%s: %v", o.path, err)
-		}
-		out = append(out, tr.Records...)
-	}
-	if len(out) == 0 {
-		t.Fatal("the bucket holds no records")
 	}
 	return out
 }

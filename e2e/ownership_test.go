@@ -75,7 +75,7 @@ func newPair(t testing.TB, f *front) [2]*service {
 	for i := range pair {
 		listen := freeAddress(t)
 		s := &service{
-			t: t, data: filepath.Join(dir, fmt.Sprint("data-", i)), bucket: filepath.Join(dir, "bucket"),
+			t: t, data: filepath.Join(dir, fmt.Sprint("data-", i)), place: inDirectory(filepath.Join(dir, "bucket")), bucket: filepath.Join(dir, "bucket"),
 			address: listen, args: []string{"--listen", listen, "--takeover"},
 		}
 		t.Cleanup(func() {

@@ -74,7 +74,8 @@ func (o *tail) String() string {
 type service struct {
 	t       testing.TB
 	data    string
-	bucket  string
+	place   place  // of the bucket
+	bucket  string // the bucket's directory; "" if it is in none
 	address string
 	args    []string // more for serve
 
@@ -83,15 +84,17 @@ type service struct {
 	done chan struct{} // closed when cmd has ended
 }
 
-// newService makes a cell in a fresh place and starts it. It is stopped with the test.
+// newService makes a cell with its bucket in a fresh directory and starts it. It is stopped with the test.
 func newService(t testing.TB) *service {
 	t.Helper()
-	dir := scratch(t)
-	s := &service{t: t, data: filepath.Join(dir, "data"), bucket: filepath.Join(dir, "bucket"), address: freeAddress(t)}
-	if err := os.Mkdir(s.bucket, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	s.admin("init", "--data", s.data, "--bucket", "file://"+s.bucket, "--address", s.address)
+	return newServiceAt(t, directory(t))
+}
+
+// newServiceAt makes a cell with its bucket in a place and starts it. It is stopped with the test.
+func newServiceAt(t testing.TB, p place) *service {
+	t.Helper()
+	s := &service{t: t, data: filepath.Join(scratch(t), "data"), place: p, bucket: p.dir, address: freeAddress(t)}
+	s.admin("init", "--data", s.data, "--bucket", p.url, "--address", s.address)
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() && s.log != nil {
@@ -125,7 +128,7 @@ func (s *service) admin(args ...string) string {
 
 func (s *service) try(args ...string) (outcome, int) {
 	s.t.Helper()
-	o := execute(s.t, nil, holdfastd, args...)
+	o := execute(s.t, s.place.environ(), holdfastd, args...)
 	return o, o.code
 }
 
@@ -133,6 +136,7 @@ func (s *service) try(args ...string) (outcome, int) {
 func (s *service) start() {
 	s.t.Helper()
 	s.cmd = exec.Command(holdfastd, append([]string{"serve", "--data", s.data}, s.args...)...)
+	s.cmd.Env = s.place.environ()
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	pipe, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -209,9 +213,15 @@ func (s *service) token(account string) string {
 }
 
 // bucketBytes is the size of everything in the bucket.
-func (s *service) bucketBytes() int64 {
+func (s *service) bucketBytes() (n int64) {
 	s.t.Helper()
-	return treeBytes(s.t, s.bucket)
+	if s.bucket != "" {
+		return treeBytes(s.t, s.bucket)
+	}
+	for _, o := range s.place.objects(s.t) {
+		n += o.Size
+	}
+	return n
 }
 
 func treeBytes(t testing.TB, dir string) int64 {

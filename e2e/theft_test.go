@@ -1270,7 +1270,8 @@ func (w *thief) impostor(t *testing.T, change func(*identity.Identity), fn func(
 	if err := os.WriteFile(filepath.Join(dir, "data", identity.FileName), id.Encode(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	imp := &service{t: t, data: filepath.Join(dir, "data"), bucket: filepath.Join(dir, "bucket"), address: w.at.address}
+	kept := filepath.Join(dir, "bucket")
+	imp := &service{t: t, data: filepath.Join(dir, "data"), place: inDirectory(kept), bucket: kept, address: w.at.address}
 	imp.start()
 	fn()
 	imp.stop()
