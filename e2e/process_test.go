@@ -93,7 +93,11 @@ func newService(t testing.TB) *service {
 // newServiceAt makes a cell with its bucket in a place and starts it. It is stopped with the test.
 func newServiceAt(t testing.TB, p place) *service {
 	t.Helper()
-	s := &service{t: t, data: filepath.Join(scratch(t), "data"), place: p, bucket: p.dir, address: freeAddress(t)}
+	dir := filepath.Dir(p.dir) // of both, where they are directories
+	if p.dir == "" {
+		dir = scratch(t)
+	}
+	s := &service{t: t, data: filepath.Join(dir, "data"), place: p, bucket: p.dir, address: freeAddress(t)}
 	s.admin("init", "--data", s.data, "--bucket", p.url, "--address", s.address)
 	t.Cleanup(func() {
 		s.kill()
