@@ -110,12 +110,28 @@ func Fresh(ctx context.Context) context.Context { return context.WithValue(ctx, 
 // IsFresh reports whether ctx comes from Fresh.
 func IsFresh(ctx context.Context) bool { f, _ := ctx.Value(freshKey{}).(bool); return f }
 
+// ErrSpent reports a call that was not sent because it would have doubled one that is under way, and the budget for
+// doubling is spent (Hedge).
+var ErrSpent = fmt.Errorf("not sent beside a slow request: %w", &Error{Class: ClassOpen, Err: errors.New("the budget for doubling requests is spent")})
+
+type hedgeKey struct{}
+
+// Hedge returns a ctx for the second of two ways to one end, begun because the first is slow (Paced.SlowAfter). It
+// goes over a fresh connection. A Paced store takes each such call from its budget, makes one attempt, and refuses it
+// with ErrSpent if nothing is left; others ignore it.
+func Hedge(ctx context.Context) context.Context {
+	return context.WithValue(Fresh(ctx), hedgeKey{}, true)
+}
+
+// IsHedge reports whether ctx comes from Hedge.
+func IsHedge(ctx context.Context) bool { h, _ := ctx.Value(hedgeKey{}).(bool); return h }
+
 // Paced is a Bucket that watches its own requests (package steady).
 type Paced interface {
 	Bucket
 	// SlowAfter returns after which time a call that has not answered is unusually slow, so that another way
-	// to the same end should be begun beside it; 0 if the budget for such doubling is spent. n is the size of what
-	// the call moves, bytes.
+	// to the same end should be begun beside it, with a ctx from Hedge; 0 if the budget for such doubling is
+	// spent. n is the size of what the call moves, bytes. Get and List do so by themselves.
 	SlowAfter(op Op, n int64) time.Duration
 	// Down returns since when the store has answered nothing, and the newest failure; the zero time if it answers.
 	Down() (since time.Time, cause error)
