@@ -396,36 +396,18 @@ func (r *run) readBack(ctx context.Context) error {
 	if h.ReadKey != m.ReadKey {
 		r.cfg.Warn("the vault has another read key than this machine, so this machine cannot read what it stores now; run `holdfast key update`. If you did not rotate the key, somebody else has the owner's words")
 	}
-	for _, s := range h.Sessions {
-		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
-			return fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
-		}
+	if err := reader.AddSessions(h); err != nil {
+		return err
 	}
-	why := map[holdfast.Name]error{} // that the newest copy of a block will not do
-	for number, ask := 0, r.pipe.sample; len(ask) > 0; number++ {
-		var again []holdfast.Name // one request answers all, so one goroutine writes this
-		err := r.cfg.Client.FetchCopy(ctx, m.Group, ask, number, func(name holdfast.Name, sealed []byte, err error) error {
-			if err == nil && r.readable(h, sealed) {
-				_, _, err = reader.Open(m.Group, name, sealed)
-			}
-			if err == nil {
-				return nil
-			}
-			if number == 0 {
-				why[name] = err
-			}
-			if number < wire.MaxCopy && !errors.Is(err, remote.ErrAbsent) {
-				again = append(again, name)
-				return nil
-			}
-			return fmt.Errorf("the archive is committed, but %w: block %.8s: %w", ErrNotKept, name, why[name])
-		})
-		if err != nil {
-			return r.excuse(err)
+	err = r.cfg.Client.FetchAny(ctx, m.Group, r.pipe.sample, func(name holdfast.Name, sealed []byte) (bad, err error) {
+		if r.readable(h, sealed) {
+			_, _, bad = reader.Open(m.Group, name, sealed)
 		}
-		ask = again
-	}
-	return nil
+		return bad, nil
+	}, func(name holdfast.Name, _ int, newest error) error {
+		return fmt.Errorf("the archive is committed, but %w: block %.8s: %w", ErrNotKept, name, newest)
+	})
+	return r.excuse(err)
 }
 
 // excuse lets pass what keeps this machine from reading back for now: the archive is made all the same.

@@ -65,6 +65,44 @@ feed:
 	return context.Cause(ctx)
 }
 
+// FetchAny is Fetch for whom any copy of a block does that is good. use gets the newest copy of each, and another
+// as long as it says what is bad about the last one; an err of it ends the fetch. Of a block of which no copy will do, none
+// gets the size of the last one, bytes, and what is bad about the newest. Both are called from several goroutines.
+func (c *Client) FetchAny(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, use func(name holdfast.Name, sealed []byte) (bad, err error), none func(name holdfast.Name, size int, newest error) error) error {
+	var mu sync.Mutex
+	newest := map[holdfast.Name]error{} // what is bad about it
+	for number := 0; len(names) > 0; number++ {
+		var again []holdfast.Name
+		err := c.FetchCopy(ctx, group, names, number, func(name holdfast.Name, sealed []byte, bad error) (err error) {
+			if bad == nil {
+				bad, err = use(name, sealed)
+			}
+			if bad == nil || err != nil {
+				return err
+			}
+			mu.Lock()
+			if number == 0 {
+				newest[name] = bad
+			}
+			more := number < wire.MaxCopy && bad != ErrAbsent
+			if more {
+				again = append(again, name)
+			}
+			bad = newest[name]
+			mu.Unlock()
+			if more {
+				return nil
+			}
+			return none(name, len(sealed), bad)
+		})
+		if err != nil {
+			return err
+		}
+		names = again
+	}
+	return nil
+}
+
 // fetch gets the blocks of one request, and asks again for those that a broken answer left out.
 func (c *Client) fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, number int, fn func(holdfast.Name, []byte, error) error) error {
 	open := make(map[holdfast.Name]bool, len(names))

@@ -27,7 +27,6 @@ import (
 	"holdfast/client/seal"
 	"holdfast/client/tree"
 	"holdfast/history"
-	"holdfast/wire"
 )
 
 // Vault is a customer's vault, opened for reading: its verified history and the keys of its sessions.
@@ -56,10 +55,8 @@ func Open(ctx context.Context, m *keyring.Machine, c *remote.Client) (*Vault, er
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range h.Sessions {
-		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
-			return nil, fmt.Errorf("open session %.8s: %w", s.Open.Session, err)
-		}
+	if err := reader.AddSessions(h); err != nil {
+		return nil, err
 	}
 	return &Vault{m: m, c: c, History: h, reader: reader, nodes: map[holdfast.Name][]byte{}, roots: map[holdfast.RecordID]*archive.Root{}}, nil
 }
@@ -91,40 +88,19 @@ type opened func(name holdfast.Name, size int, kind holdfast.Kind, plain []byte,
 // damaged or does not open, it tries the others: somebody with a stolen key may have stored garbage under the
 // name before us, or after. The error that fn sees is then that of the newest, a *BlockError.
 func (v *Vault) fetch(ctx context.Context, group holdfast.GroupID, names []holdfast.Name, fn opened) error {
-	bad := map[holdfast.Name]error{} // why the newest copy would not do
-	var mu sync.Mutex
-	for number := 0; len(names) > 0; number++ {
-		var again []holdfast.Name
-		err := v.c.FetchCopy(ctx, group, names, number, func(name holdfast.Name, sealed []byte, err error) error {
-			var kind holdfast.Kind
-			var plain []byte
-			if err == nil {
-				kind, plain, err = v.reader.Open(group, name, sealed)
-			}
-			if err == nil {
-				return fn(name, len(sealed), kind, plain, nil)
-			}
-			mu.Lock()
-			if number == 0 {
-				bad[name] = &BlockError{name, err}
-			}
-			more := number < wire.MaxCopy && Damaged(err) && !errors.Is(err, remote.ErrAbsent)
-			if more {
-				again = append(again, name)
-			}
-			why := bad[name]
-			mu.Unlock()
-			if more {
-				return nil
-			}
-			return fn(name, len(sealed), 0, nil, why)
-		})
-		if err != nil {
-			return err
-		}
-		names = again
+	none := func(name holdfast.Name, size int, newest error) error {
+		return fn(name, size, 0, nil, &BlockError{name, newest})
 	}
-	return nil
+	return v.c.FetchAny(ctx, group, names, func(name holdfast.Name, sealed []byte) (bad, err error) {
+		kind, plain, bad := v.reader.Open(group, name, sealed)
+		switch {
+		case bad == nil:
+			return nil, fn(name, len(sealed), kind, plain, nil)
+		case !Damaged(bad): // so no other copy will open
+			return nil, none(name, len(sealed), bad)
+		}
+		return bad, nil
+	}, none)
 }
 
 // get returns the plaintexts of blocks of one kind, in the order of names. With a tree.Bad, which has a

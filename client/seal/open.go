@@ -72,6 +72,16 @@ func (r *Reader) AddOpen(o history.Open, signer holdfast.SignerID, rewraps ...hi
 	return nil
 }
 
+// AddSessions adds all sessions of a verified history.
+func (r *Reader) AddSessions(h *history.Vault) error {
+	for _, s := range h.Sessions {
+		if err := r.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // CheckSession opens the wrap of a session that was added. A wrap that cannot be opened loses every
 // block of its session, so readers check all of them from time to time. The error wraps ErrDamaged.
 func (r *Reader) CheckSession(sid holdfast.SessionID) error {

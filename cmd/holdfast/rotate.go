@@ -265,13 +265,13 @@ func (r *rotation) finish(cmd *cobra.Command, skip map[holdfast.SessionID]bool) 
 	if err != nil {
 		return err
 	}
+	if err := reader.AddSessions(h); err != nil {
+		return err
+	}
 	r.h = h
 	for _, s := range r.sessions() {
 		if skip[s.Open.Session] {
 			continue
-		}
-		if err := reader.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
-			return err
 		}
 		if err := reader.CheckSession(s.Open.Session); err != nil {
 			return fmt.Errorf("read back what was wrapped for the new read key: %w; the key file is as it was", err)

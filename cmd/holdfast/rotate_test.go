@@ -94,11 +94,11 @@ func (d *desk) opens(key string) (n int) {
 	}
 	d.svc.Mu.Lock()
 	defer d.svc.Mu.Unlock()
-	for _, s := range d.svc.Vault.Sessions {
-		if err := r.AddOpen(s.Open, s.Signer, s.Rewraps...); err != nil {
-			d.t.Fatal(err)
-		}
-		if r.CheckSession(s.Open.Session) == nil {
+	if err := r.AddSessions(d.svc.Vault); err != nil {
+		d.t.Fatal(err)
+	}
+	for id := range d.svc.Vault.Sessions {
+		if r.CheckSession(id) == nil {
 			n++
 		}
 	}
