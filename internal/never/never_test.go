@@ -158,7 +158,7 @@ func TestTell(t *testing.T) {
 
 // TestNothingGoesOn: while the record is being written, nobody else in the process does anything.
 func TestNothingGoesOn(t *testing.T) {
-	part.Need(t, part.Strace) // to make the disk slow
+	part.Need(t, "strace") // to make the disk slow
 	trace := filepath.Join(t.TempDir(), "trace")
 	cmd := exec.Command("strace", "-f", "-o", trace, "-e", "trace=write,fsync", "-e", "inject=fsync:delay_enter=500ms", os.Args[0], t.TempDir())
 	cmd.Env = append(os.Environ(), asProcess+"=busy")
