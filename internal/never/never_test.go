@@ -55,14 +55,21 @@ func run(how, dir string) {
 		}
 		time.Sleep(time.Minute)
 	case "busy": // others have work to do
+		under := make(chan bool, 1000)
 		for range 8 {
 			go func() {
 				for {
 					fmt.Print("x")
+					select {
+					case under <- true:
+					default:
+					}
 				}
 			}()
 		}
-		time.Sleep(50 * time.Millisecond)
+		for range cap(under) {
+			<-under
+		}
 	}
 	Happened(event)
 }
