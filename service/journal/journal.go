@@ -54,6 +54,8 @@ type Config struct {
 	Dir      string   // of the view; made if absent; "" keeps the view in memory
 	LogKey   ed25519.PrivateKey
 	Log      *slog.Logger // nil discards
+	// Progress, if set, is told at a start how many of the segments that it replays it has, each time that it gets on.
+	Progress func(done, all int)
 	// Store, if set, is used as the view instead of opening Dir. Close closes it.
 	Store *view.Store
 

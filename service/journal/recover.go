@@ -394,12 +394,15 @@ func replay(ctx context.Context, cfg Config, store *view.Store, segments []found
 		store.Expect(n)
 		defer store.Expect(0)
 	}
-	l := view.NewLayer(store)
+	l, done := view.NewLayer(store), 0
 	err = eachTrailer(ctx, cfg.Bucket, segments, func(f found, t *segment.Trailer) error {
 		if err := view.ApplySegment(l, f.key, f.size, t, logKey(cfg)); err != nil {
 			return err
 		}
 		records += len(t.Records)
+		if done++; cfg.Progress != nil {
+			cfg.Progress(done, len(segments))
+		}
 		if l.Size() < batchRows {
 			return nil
 		}
