@@ -3,12 +3,10 @@ package wire
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"strconv"
-	"strings"
 
 	"holdfast/internal/enc"
 )
@@ -16,9 +14,9 @@ import (
 // Token is what an operator gives a new customer: where the service is, how to recognise it, and a
 // secret that can be used once, for 24 hours, to get an account. Nothing else has to be typed or trusted.
 //
-// Its text is "holdfast1-" and, in unpadded URL-safe base64,
+// Its text is a Line that begins with "holdfast1-", of
 //
-//	serviceKey 32, logKey 32, secret 32, address lp (host:port), check: first 4 bytes of SHA-256 of the former
+//	serviceKey 32, logKey 32, secret 32, address lp (host:port)
 type Token struct {
 	ServiceKey [32]byte // Ed25519, the service's end of every connection
 	LogKey     [32]byte // Ed25519, signs heads
@@ -28,6 +26,7 @@ type Token struct {
 
 const (
 	tokenPrefix = "holdfast1-"
+	maxToken    = 1 << 10 // bytes of its text
 	maxAddress  = 300
 )
 
@@ -40,26 +39,17 @@ func (t Token) String() string {
 	b = append(b, t.LogKey[:]...)
 	b = append(b, t.Secret[:]...)
 	b = enc.AppendLP(b, []byte(t.Address))
-	sum := sha256.Sum256(b)
-	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
+	return Line(tokenPrefix, b)
 }
 
-// ParseToken reads a token's text; surrounding white space is ignored. The error wraps ErrToken.
+// ParseToken reads a token's text; white space around it and in it is ignored. The error wraps ErrToken.
 func ParseToken(s string) (Token, error) {
 	var t Token
-	rest, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
-	if !ok || len(rest) > 1024 {
-		return t, ErrToken
+	b, err := ParseLine(tokenPrefix, s, maxToken)
+	if err != nil {
+		return t, fmt.Errorf("%w (%w)", ErrToken, err)
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(rest)
-	if err != nil || len(b) < 4 {
-		return t, ErrToken
-	}
-	sum := sha256.Sum256(b[:len(b)-4])
-	if string(sum[:4]) != string(b[len(b)-4:]) {
-		return t, fmt.Errorf("%w (its check sum is wrong)", ErrToken)
-	}
-	r := enc.NewReader(b[:len(b)-4])
+	r := enc.NewReader(b)
 	r.Fixed(t.ServiceKey[:])
 	r.Fixed(t.LogKey[:])
 	r.Fixed(t.Secret[:])

@@ -6,6 +6,7 @@ import (
 
 	"holdfast"
 	"holdfast/internal/ceiling"
+	"holdfast/wire"
 )
 
 // TestMemoryCeiling: no file, request or grant makes its reader take much more memory than it is long.
@@ -29,7 +30,7 @@ func TestMemoryCeiling(t *testing.T) {
 	ceiling.Check(t, c, [][]byte{packed}, nil, func(b []byte) { Unpack(b) })
 	p := testPending(holdfast.RightsAll)
 	ceiling.Check(t, c, [][]byte{p.Encode()}, mend, func(b []byte) { ParsePending(b) })
-	ceiling.Check(t, c, [][]byte{p.Request().encode()}, nil, func(b []byte) { ParseRequest(armor(requestPrefix, b)) })
+	ceiling.Check(t, c, [][]byte{p.Request().encode()}, nil, func(b []byte) { ParseRequest(wire.Line(requestPrefix, b)) })
 	g := testGrant(t, p, holdfast.RightsAll)
-	ceiling.Check(t, c, [][]byte{append(g.body(), g.sig[:]...)}, nil, func(b []byte) { ParseGrant(armor(grantPrefix, b)) })
+	ceiling.Check(t, c, [][]byte{append(g.body(), g.sig[:]...)}, nil, func(b []byte) { ParseGrant(wire.Line(grantPrefix, b)) })
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -130,7 +129,7 @@ func (r Request) encode() []byte {
 }
 
 // String returns the request's text.
-func (r Request) String() string { return armor(requestPrefix, r.encode()) }
+func (r Request) String() string { return wire.Line(requestPrefix, r.encode()) }
 
 // ID identifies the request.
 func (r Request) ID() [32]byte { return labelled("request", r.encode()) }
@@ -144,7 +143,7 @@ func IsRequest(s string) bool { return strings.HasPrefix(strings.TrimSpace(s), r
 // ParseRequest reads a request's text; white space around it and in it is ignored. The error wraps ErrRequest.
 func ParseRequest(s string) (Request, error) {
 	var r Request
-	b, err := unarmor(requestPrefix, s)
+	b, err := wire.ParseLine(requestPrefix, s, maxText)
 	if err != nil {
 		return r, fmt.Errorf("%w (%w)", ErrRequest, err)
 	}
@@ -234,7 +233,7 @@ func (g Grant) info() []byte {
 }
 
 // String returns the grant's text.
-func (g Grant) String() string { return armor(grantPrefix, append(g.body(), g.sig[:]...)) }
+func (g Grant) String() string { return wire.Line(grantPrefix, append(g.body(), g.sig[:]...)) }
 
 // Code returns what two people compare, so that the machine joins this owner's vault and no other. It does
 // not change when the owner answers the same request again.
@@ -244,7 +243,7 @@ func (g Grant) Code() string { return code(labelled("terms", g.terms())) }
 // does. The error wraps ErrGrant.
 func ParseGrant(s string) (Grant, error) {
 	var g Grant
-	b, err := unarmor(grantPrefix, s)
+	b, err := wire.ParseLine(grantPrefix, s, maxText)
 	if err != nil {
 		return g, fmt.Errorf("%w (%w)", ErrGrant, err)
 	}
@@ -342,29 +341,4 @@ func code(h [32]byte) string {
 // SameCode reports whether typed is code. Capitals, spaces, and o, i and l in the place of digits are forgiven.
 func SameCode(typed, code string) bool {
 	return strings.NewReplacer("-", "", " ", "", "o", "0", "i", "1", "l", "1").Replace(strings.ToLower(strings.TrimSpace(typed))) == strings.ReplaceAll(code, "-", "")
-}
-
-// armor makes one line of b, with a check sum against mistakes of copying.
-func armor(prefix string, b []byte) string {
-	sum := sha256.Sum256(b)
-	return prefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
-}
-
-func unarmor(prefix, s string) ([]byte, error) {
-	if len(s) > maxText {
-		return nil, fmt.Errorf("it is longer than %d bytes", maxText)
-	}
-	rest, ok := strings.CutPrefix(strings.Join(strings.Fields(s), ""), prefix)
-	if !ok {
-		return nil, errors.New("it begins otherwise")
-	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(rest)
-	if err != nil || len(b) < 4 {
-		return nil, errors.New("it is cut off or altered")
-	}
-	b, check := b[:len(b)-4], b[len(b)-4:]
-	if sum := sha256.Sum256(b); !bytes.Equal(sum[:4], check) {
-		return nil, errors.New("its check sum is wrong")
-	}
-	return b, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"holdfast"
 	"holdfast/history"
+	"holdfast/wire"
 )
 
 func testPending(rights holdfast.Rights) *Pending {
@@ -183,12 +184,12 @@ func TestRequestRefused(t *testing.T) {
 	with := func(i int, v byte) string {
 		b := bytes.Clone(raw)
 		b[i] = v
-		return armor(requestPrefix, b)
+		return wire.Line(requestPrefix, b)
 	}
 	for name, s := range map[string]string{
 		"empty": "", "a grant": g, "cut": r[:len(r)-1], "longer": r + "A", "altered": r[:40] + "A" + r[41:],
 		"no base64": r[:40] + "*" + r[41:], "version": with(0, 2), "no rights": with(65, 0), "more rights": with(65, 8),
-		"short": armor(requestPrefix, raw[:len(raw)-1]), "long": armor(requestPrefix, append(bytes.Clone(raw), 0)), "nothing": requestPrefix,
+		"short": wire.Line(requestPrefix, raw[:len(raw)-1]), "long": wire.Line(requestPrefix, append(bytes.Clone(raw), 0)), "nothing": requestPrefix,
 		"huge": requestPrefix + strings.Repeat("A", maxText),
 	} {
 		if _, err := ParseRequest(s); !errors.Is(err, ErrRequest) {
@@ -240,7 +241,7 @@ func TestCodes(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	f.Add(testPending(holdfast.RightsAll).Request().encode())
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		text := armor(requestPrefix, bytes.Clone(raw)) // the check sum would keep the fuzzer out
+		text := wire.Line(requestPrefix, bytes.Clone(raw)) // the check sum would keep the fuzzer out
 		if r, err := ParseRequest(text); err == nil && r.String() != text {
 			t.Fatalf("re-encodes to %s", r)
 		}
@@ -255,7 +256,7 @@ func FuzzGrant(f *testing.F) {
 		f.Add(append(g.body(), g.sig[:]...))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		text := armor(grantPrefix, bytes.Clone(raw))
+		text := wire.Line(grantPrefix, bytes.Clone(raw))
 		g, err := ParseGrant(text)
 		if err == nil && g.String() != text {
 			t.Fatalf("re-encodes to %s", g)
