@@ -15,12 +15,16 @@ import (
 // ErrWeak reports a store that does not keep what the journal rests on.
 var ErrWeak = errors.New("this store cannot be used: it does not keep what a backup service needs of it")
 
+// ErrUnconditional is the ErrWeak of a store of which only the conditional writes are no good: see Alone.
+var ErrUnconditional = fmt.Errorf("%w", ErrWeak)
+
 const (
 	probeObjects = 4 // written, listed and read, one after another
 	probeRounds  = 4 // of conditional writes
 	probeRivals  = 8 // at a time in each round
 	probeTries   = 3 // of a round in which a call failed: what it did is unknown
 	probeCall    = 30 * time.Second
+	probeLate    = "late" // what a conditional write would write whose condition does not hold
 	probeOld     = 24 * time.Hour // after which what another probe left is removed
 )
 
@@ -97,26 +101,26 @@ func (p *probe) list(ctx context.Context) error {
 		if len(seen) != n+1 || seen[n] != (Object{k, int64(len(body))}) {
 			return weak("a list that was begun after a write was acknowledged does not show it (list-after-write consistency)")
 		}
-		if err := p.reads(ctx, k, body, "an object"); err != nil {
+		if err := p.reads(ctx, k, body, nil, "an object"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *probe) reads(ctx context.Context, key string, want []byte, what string) error {
-	var got []byte
-	err := call(ctx, func(ctx context.Context) (err error) {
-		got, err = p.b.Get(ctx, key, 0, -1)
-		if errors.Is(err, ErrNotFound) {
-			got, err = nil, nil
+// reads looks whether a read shows want. A store that shows nothing, or what else was there once, is weak. Bytes that
+// nobody ever wrote were changed on their way, or lie wrong: that is no lack of consistency, and they are read again.
+func (p *probe) reads(ctx context.Context, key string, want []byte, once func([]byte) bool, what string) error {
+	return call(ctx, func(ctx context.Context) error {
+		got, err := p.b.Get(ctx, key, 0, -1)
+		switch {
+		case errors.Is(err, ErrNotFound), err == nil && !bytes.Equal(got, want) && once != nil && once(got):
+			return weak("a read that was begun after %s was written does not show it (read-after-write consistency)", what)
+		case err == nil && !bytes.Equal(got, want):
+			return &Error{Class: ClassCorrupt, Err: fmt.Errorf("get %s: %d bytes came back that nobody wrote there", key, len(got))}
 		}
 		return err
 	})
-	if err == nil && !bytes.Equal(got, want) {
-		err = weak("a read that was begun after %s was written does not show it (read-after-write consistency)", what)
-	}
-	return err
 }
 
 // swap has rivals swap one object at the same time, first from nothing and then from what the last round left.
@@ -143,7 +147,16 @@ func (p *probe) rivals(ctx context.Context, key string, round int, old []byte) (
 	ctx, cancel := context.WithTimeout(ctx, probeCall)
 	defer cancel()
 	errs := make([]error, probeRivals)
-	body := func(i int) []byte { return []byte("round " + strconv.Itoa(round) + ", rival " + strconv.Itoa(i)) }
+	bodyOf := func(round, i int) []byte { return []byte("round " + strconv.Itoa(round) + ", rival " + strconv.Itoa(i)) }
+	body := func(i int) []byte { return bodyOf(round, i) }
+	once := func(got []byte) bool {
+		for n := range (round + 1) * probeRivals {
+			if bytes.Equal(got, bodyOf(n/probeRivals, n%probeRivals)) {
+				return true
+			}
+		}
+		return string(got) == probeLate
+	}
 	var wg sync.WaitGroup
 	begin := make(chan struct{})
 	for i := range errs {
@@ -168,16 +181,16 @@ func (p *probe) rivals(ctx context.Context, key string, round int, old []byte) (
 	if won < 0 {
 		return nil, weak("of several conditional writes of one object at the same time, none was applied")
 	}
-	if err := p.reads(ctx, key, body(won), "an object by a conditional write"); err != nil {
+	if err := p.reads(ctx, key, body(won), once, "an object by a conditional write"); err != nil {
 		return nil, err
 	}
-	switch err := p.b.Swap(ctx, key, old, []byte("late")); {
+	switch err := p.b.Swap(ctx, key, old, []byte(probeLate)); {
 	case err == nil:
 		return nil, weak("a conditional write was applied although its condition did not hold")
 	case !errors.Is(err, ErrChanged):
 		return nil, err
 	}
-	return body(won), p.reads(ctx, key, body(won), "an object by a conditional write")
+	return body(won), p.reads(ctx, key, body(won), once, "an object by a conditional write")
 }
 
 // clean removes what this probe wrote, and what others left long ago.

@@ -67,6 +67,33 @@ func TestProbeBearsFaults(t *testing.T) {
 	}
 }
 
+// Reads that come back short, altered or with another object's bytes now and then say nothing about consistency: they
+// are done again, and the store is found good; one that never gives back what was written is refused, and not called weak.
+func TestProbeBearsDamagedReads(t *testing.T) {
+	for _, f := range []Fault{{Short: true}, {Flip: true}, {Wrong: true}} {
+		for _, every := range []int{1, 2, 7} {
+			synctest.Test(t, func(t *testing.T) {
+				b, gets := New(1), 0
+				b.OnOp = func(op Op, _ string, _ int) Fault {
+					if op == OpGet {
+						if gets++; gets%every == 0 {
+							return f
+						}
+					}
+					return Fault{}
+				}
+				err := bucket.Probe(t.Context(), b, probePrefix)
+				switch {
+				case every > 1 && err != nil:
+					t.Errorf("%+v, one read in %d: %v", f, every, err)
+				case every == 1 && (errors.Is(err, bucket.ErrWeak) || bucket.ClassOf(err) != bucket.ClassCorrupt):
+					t.Errorf("%+v, every read: %v", f, err)
+				}
+			})
+		}
+	}
+}
+
 // What a crashed probe left is removed a day later; what another probe is at work with is not touched.
 func TestProbeCleansUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
