@@ -24,7 +24,7 @@ const (
 	probeRivals  = 8 // at a time in each round
 	probeTries   = 3 // of a round in which a call failed: what it did is unknown
 	probeCall    = 30 * time.Second
-	probeLate    = "late" // what a conditional write would write whose condition does not hold
+	probeLate    = "late"         // what a conditional write would write whose condition does not hold
 	probeOld     = 24 * time.Hour // after which what another probe left is removed
 )
 
@@ -147,7 +147,9 @@ func (p *probe) rivals(ctx context.Context, key string, round int, old []byte) (
 	ctx, cancel := context.WithTimeout(ctx, probeCall)
 	defer cancel()
 	errs := make([]error, probeRivals)
-	bodyOf := func(round, i int) []byte { return []byte("round " + strconv.Itoa(round) + ", rival " + strconv.Itoa(i)) }
+	bodyOf := func(round, i int) []byte {
+		return []byte("round " + strconv.Itoa(round) + ", rival " + strconv.Itoa(i))
+	}
 	body := func(i int) []byte { return bodyOf(round, i) }
 	once := func(got []byte) bool {
 		for n := range (round + 1) * probeRivals {
