@@ -19,6 +19,7 @@ import (
 
 	hf "holdfast"
 	"holdfast/client/keyring"
+	"holdfast/client/remote"
 	"holdfast/client/seal"
 	"holdfast/history"
 	"holdfast/service/identity"
@@ -357,19 +358,12 @@ func canAskPresence(t *testing.T, w *thief) {
 }
 
 // asks returns which names c's group has.
-func (c *client) asks(names []hf.Name) []bool {
+func (c *client) asks(names []hf.Name) (there []bool) {
 	c.t.Helper()
-	r := c.remote()
-	defer r.Close()
-	s, err := r.OpenSession(context.Background())
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer s.Close()
-	there, err := s.Have(context.Background(), names)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	c.inSession(func(s *remote.Session) (err error) {
+		there, err = s.Have(context.Background(), names)
+		return err
+	})
 	return there
 }
 

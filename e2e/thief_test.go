@@ -61,6 +61,21 @@ func (c *client) remote() *remote.Client {
 	return remote.Dial(c.machine(), remote.Options{Patience: -1})
 }
 
+// inSession calls fn, which must succeed, with a session of this machine.
+func (c *client) inSession(fn func(s *remote.Session) error) {
+	c.t.Helper()
+	r := c.remote()
+	defer r.Close()
+	s, err := r.OpenSession(context.Background())
+	if err == nil {
+		defer s.Close()
+		err = fn(s)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // history returns the vault's history as c verifies it.
 func (c *client) history() *history.Vault {
 	c.t.Helper()
@@ -280,27 +295,23 @@ func chunksOf(t testing.TB, m *keyring.Machine, file string) (names []hf.Name, p
 // garbage stores blocks that are nothing under given names, as a thief who has written his own client.
 func (c *client) garbage(names []hf.Name) {
 	c.t.Helper()
-	r := c.remote()
-	defer r.Close()
-	s, err := r.OpenSession(context.Background())
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer s.Close()
-	for i, n := range names {
-		b := wire.AppendBlockHeader(nil, wire.BlockHeader{Kind: hf.KindChunk, Session: s.Secret().ID})
-		fill := make([]byte, 300)
-		noise(uint64(i)).Read(fill)
-		if err := s.Upload(context.Background(), n, append(b, fill...)); err != nil {
-			c.t.Fatal(err)
+	c.inSession(func(s *remote.Session) error {
+		for i, n := range names {
+			b := wire.AppendBlockHeader(nil, wire.BlockHeader{Kind: hf.KindChunk, Session: s.Secret().ID})
+			fill := make([]byte, 300)
+			noise(uint64(i)).Read(fill)
+			if err := s.Upload(context.Background(), n, append(b, fill...)); err != nil {
+				return err
+			}
 		}
-	}
-	if err := s.Drain(context.Background()); err != nil {
-		c.t.Fatal(err)
-	}
-	if st := s.Stats(); int(st.Stored) != len(names) {
-		c.t.Fatalf("of %d blocks of garbage the service took %d", len(names), st.Stored)
-	}
+		if err := s.Drain(context.Background()); err != nil {
+			return err
+		}
+		if st := s.Stats(); int(st.Stored) != len(names) {
+			c.t.Errorf("of %d blocks of garbage the service took %d", len(names), st.Stored)
+		}
+		return nil
+	})
 }
 
 // opensSessions returns which of the vault's sessions, oldest first, somebody opens who has that key file and
