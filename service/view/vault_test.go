@@ -201,13 +201,25 @@ func agree(t *testing.T, rng *rand.Rand) {
 	}
 }
 
-func TestSuspectBlocksAreNotThere(t *testing.T) {
-	w := newWorld(t)
-	c := w.enrolled(1)
+// withThief returns a customer whose second machine is a thief's. Both have a session.
+func withThief(t *testing.T) (w *world, c, thief *viewtest.Customer) {
+	w = newWorld(t)
+	c = w.enrolled(1)
 	thief, r := c.Another()
 	w.accept(c, r)
 	w.accept(c, c.Open())
 	w.accept(thief, thief.Open())
+	return w, c, thief
+}
+
+// revoke has the owner revoke a machine, and suspect what it did since (ms).
+func (w *world) revoke(c, machine *viewtest.Customer, since int64) {
+	w.t.Helper()
+	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: machine.Signer(), Since: since * 1e6}.Encode()))
+}
+
+func TestSuspectBlocksAreNotThere(t *testing.T) {
+	w, c, thief := withThief(t)
 	old := thief.Chunk(1, 10)
 	w.store(thief, old)
 	w.now += 1000
@@ -239,7 +251,7 @@ func TestSuspectBlocksAreNotThere(t *testing.T) {
 			t.Fatalf("%s is not there before the revocation", b.Kind)
 		}
 	}
-	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: thief.Signer(), Since: since * 1e6}.Encode()))
+	w.revoke(c, thief, since)
 	for b, want := range map[*viewtest.Block]bool{&old: true, &bad: false, &good: true, &tree: false, &root: false} {
 		if present(b.Name) != want {
 			t.Errorf("after the revocation, a %s is there: %v, want %v", b.Kind, !want, want)
@@ -304,7 +316,7 @@ func TestTreesAfterARevocationAreThere(t *testing.T) {
 	thief, r := c.Another()
 	w.accept(c, r)
 	w.accept(c, c.Open())
-	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: thief.Signer(), Since: 0}.Encode()))
+	w.revoke(c, thief, 0)
 	a := c.Chunk(1, 10)
 	w.store(c, a)
 	tree := c.Over(holdfast.KindTree, 1, a.Name)
@@ -360,12 +372,7 @@ func TestRecordsMustHaveSeenThisHistory(t *testing.T) {
 
 // TestSuspectBlockOfAnotherKind: what a thief stored as another kind does not keep out what belongs there.
 func TestSuspectBlockOfAnotherKind(t *testing.T) {
-	w := newWorld(t)
-	c := w.enrolled(1)
-	thief, r := c.Another()
-	w.accept(c, r)
-	w.accept(c, c.Open())
-	w.accept(thief, thief.Open())
+	w, c, thief := withThief(t)
 	child := c.Chunk(5, 10)
 	w.store(c, child)
 	w.now += 1000
@@ -384,7 +391,7 @@ func TestSuspectBlockOfAnotherKind(t *testing.T) {
 		}
 	}
 	w.now += 1000
-	w.accept(c, c.ByOwner(history.TypeRevoke, history.Revoke{Signer: thief.Signer(), Since: since * 1e6}.Encode()))
+	w.revoke(c, thief, since)
 	w.now += 1000
 	w.store(c, chunk)
 	w.store(c, tree)
