@@ -8,46 +8,49 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"holdfast/internal/part"
 )
 
 // rounds is how often the kill tests kill.
-func rounds() int {
-	if part.Heavy() {
-		return 20
+func rounds() int { return bySize(4, 20) }
+
+// roundsAt is the same for a service whose bucket is in a place; a server takes longer than a directory.
+func roundsAt(p place) int {
+	if p.dir == "" {
+		return bySize(2, 6)
 	}
-	return 4
+	return rounds()
 }
 
 // TestServiceKilled kills the service at random moments of an upload and starts it again: the client
 // goes on by itself, and every archive is whole.
-func TestServiceKilled(t *testing.T) {
+func TestServiceKilled(t *testing.T) { onEveryPlace(t, serviceKilled) }
+
+func serviceKilled(t *testing.T, p place) {
 	const size = 48 << 20
-	s := newService(t)
+	s := newServiceAt(t, p, nil)
 	c := newClient(t, s)
 	dir := scratch(t)
 	r := rand.New(noise(21))
-	for round := range rounds() {
+	for round := range roundsAt(p) {
 		name := fmt.Sprintf("round-%02d", round)
 		write(t, filepath.Join(dir, name, "small"), name)
 		writeNoise(t, filepath.Join(dir, name, "large"), r.Uint64(), size)
 		smallTree(t, dir, name, r.Uint64(), 100)
 
-		p := c.begin("create", "-C", dir, "kill-"+name, name)
+		run := c.begin("create", "-C", dir, "kill-"+name, name)
 		at := r.Int64N(size)
-		waitFor(t, p, bytesWritten, at)
+		waitFor(t, run, bytesWritten, at)
 		s.kill()
 		s.start()
-		if o := p.wait(); o.code != 0 {
+		if o := run.wait(); o.code != 0 {
 			t.Fatalf("round %d, service killed after the client had written %d bytes: exit %d\n%s", round, at, o.code, o.stderr)
 		}
 		out := filepath.Join(dir, "out-"+name)
 		c.ok("extract", "kill-"+name, "--target", out)
 		same(t, filepath.Join(dir, name), filepath.Join(out, name))
 	}
-	if n := commits(t, s); n != rounds() {
-		t.Errorf("the journal holds %d archives, want %d", n, rounds())
+	if n := commits(t, s); n != roundsAt(p) {
+		t.Errorf("the journal holds %d archives, want %d", n, roundsAt(p))
 	}
 	s.peak()
 	s.clean()
@@ -66,13 +69,15 @@ func waitFor(t testing.TB, p *process, counter func(int) int64, n int64) {
 
 // TestScenarioC9ClientKilled kills the client at random moments of a first backup: the next run uploads only
 // what is missing, and nothing that was not committed appears.
-func TestScenarioC9ClientKilled(t *testing.T) {
+func TestScenarioC9ClientKilled(t *testing.T) { onEveryPlace(t, clientKilled) }
+
+func clientKilled(t *testing.T, p place) {
 	const size = 64 << 20
-	s := newService(t)
+	s := newServiceAt(t, p, nil)
 	c := newClient(t, s)
 	dir := scratch(t)
 	r := rand.New(noise(22))
-	for round := range rounds() {
+	for round := range roundsAt(p) {
 		name := fmt.Sprintf("round-%02d", round)
 		writeTree := func() {
 			write(t, filepath.Join(dir, name, "small"), name)
@@ -102,8 +107,8 @@ func TestScenarioC9ClientKilled(t *testing.T) {
 		c.ok("extract", name, "--target", out)
 		same(t, filepath.Join(dir, name), filepath.Join(out, name))
 	}
-	if n := commits(t, s); n != rounds() {
-		t.Errorf("the journal holds %d archives, want %d", n, rounds())
+	if n := commits(t, s); n != roundsAt(p) {
+		t.Errorf("the journal holds %d archives, want %d", n, roundsAt(p))
 	}
 	s.clean()
 }

@@ -4,68 +4,14 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// front is where clients reach the service, whichever process that is at the moment. Connections stay with
-// the process that they were made to.
-type front struct {
-	l  net.Listener
-	mu sync.Mutex
-	to string
-}
-
-func newFront(t testing.TB) *front {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{l: l}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go f.serve(c)
-		}
-	}()
-	return f
-}
-
-func (f *front) serve(c net.Conn) {
-	defer c.Close()
-	f.mu.Lock()
-	to := f.to
-	f.mu.Unlock()
-	s, err := net.Dial("tcp", to)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	go func() {
-		io.Copy(s, c)
-		s.Close()
-	}()
-	io.Copy(c, s)
-}
-
-func (f *front) set(to string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.to = to
-}
 
 // newPair makes one cell with two data directories, as on two machines that reach one bucket. Neither runs.
 func newPair(t testing.TB, f *front) [2]*service {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"holdfast/internal/part"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/open"
 )
@@ -56,4 +57,17 @@ func (p place) objects(t testing.TB) (all []bucket.Object) {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// onEveryPlace runs a test with the bucket in each kind of place.
+func onEveryPlace(t *testing.T, fn func(t *testing.T, p place)) {
+	t.Run("directory", func(t *testing.T) { fn(t, directory(t)) })
+}
+
+// bySize returns small by default and large when heavy tests are wanted.
+func bySize[T any](small, large T) T {
+	if part.Heavy() {
+		return large
+	}
+	return small
 }

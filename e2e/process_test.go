@@ -87,18 +87,24 @@ type service struct {
 // newService makes a cell with its bucket in a fresh directory and starts it. It is stopped with the test.
 func newService(t testing.TB) *service {
 	t.Helper()
-	return newServiceAt(t, directory(t))
+	return newServiceAt(t, directory(t), nil)
 }
 
-// newServiceAt makes a cell with its bucket in a place and starts it. It is stopped with the test.
-func newServiceAt(t testing.TB, p place) *service {
+// newServiceAt makes a cell with its bucket in a place and starts it. It is stopped with the test. If f is not nil,
+// clients reach the service through it.
+func newServiceAt(t testing.TB, p place, f *front) *service {
 	t.Helper()
 	dir := filepath.Dir(p.dir) // of both, where they are directories
 	if p.dir == "" {
 		dir = scratch(t)
 	}
 	s := &service{t: t, data: filepath.Join(dir, "data"), place: p, bucket: p.dir, address: freeAddress(t)}
-	s.admin("init", "--data", s.data, "--bucket", p.url, "--address", s.address)
+	reached := s.address
+	if f != nil {
+		f.set(s.address)
+		reached, s.args = f.l.Addr().String(), []string{"--listen", s.address}
+	}
+	s.admin("init", "--data", s.data, "--bucket", p.url, "--address", reached)
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() && s.log != nil {
