@@ -30,6 +30,7 @@ import (
 	"holdfast/history"
 	"holdfast/internal/pipenet"
 	"holdfast/service/account"
+	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
@@ -57,6 +58,10 @@ type world struct {
 	*testing.T
 	owner keyring.Owner
 	id    *identity.Identity
+	host  [16]byte // of the service's data directory
+
+	// with, if set, gives the service another bucket to use than a new connection itself, or prepares that one.
+	with func(*sim.Bucket) bucket.Bucket
 
 	mu     sync.Mutex // guards what a restart replaces, against clients that dial meanwhile
 	bucket *sim.Bucket
@@ -79,11 +84,14 @@ type machine struct {
 
 // inWorld runs fn in a bubble with a service that is serving and a vault of owner's with one machine, which
 // has all rights and the group 1.
-func inWorld(t *testing.T, owner keyring.Owner, fn func(w *world)) {
+func inWorld(t *testing.T, owner keyring.Owner, fn func(w *world)) { inWorldWith(t, owner, nil, fn) }
+
+// inWorldWith is inWorld with another bucket for the service than the simulated one itself.
+func inWorldWith(t *testing.T, owner keyring.Owner, with func(*sim.Bucket) bucket.Bucket, fn func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		// The bubble begins in 2000. Files were made today, and must not be of the future.
 		time.Sleep(time.Since(time.Date(1960, 1, 1, 0, 0, 0, 0, time.UTC)))
-		w := &world{T: t, owner: owner, bucket: sim.New(1)}
+		w := &world{T: t, owner: owner, host: [16]byte{1}, with: with, bucket: sim.New(1)}
 		var err error
 		if w.id, err = identity.New("file:///b", "service:1"); err != nil {
 			t.Fatal(err)
@@ -106,11 +114,29 @@ func inWorld(t *testing.T, owner keyring.Owner, fn func(w *world)) {
 	})
 }
 
+// config is that of the journal, over the newest connection to the bucket.
+func (w *world) config() journal.Config {
+	cfg := journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: w.host, LogKey: w.id.LogKey()}
+	if w.with != nil {
+		cfg.Bucket = w.with(w.bucket)
+	}
+	return cfg
+}
+
 func (w *world) start() {
 	w.Helper()
-	j, err := journal.Open(w.Context(), journal.Config{Create: true, Bucket: w.bucket, Cell: w.id.Cell, Host: [16]byte{1}, LogKey: w.id.LogKey()})
+	cfg := w.config()
+	cfg.Create = true
+	if err := w.serve(cfg); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// serve starts a service.
+func (w *world) serve(cfg journal.Config) error {
+	j, err := journal.Open(w.Context(), cfg)
 	if err != nil {
-		w.Fatalf("open journal: %v", err)
+		return fmt.Errorf("open journal: %w", err)
 	}
 	srv := serve.New(serve.Config{Journal: j, Identity: w.id})
 	l := pipenet.Listen()
@@ -124,6 +150,7 @@ func (w *world) start() {
 		cancel()
 		return <-served
 	}
+	return nil
 }
 
 // stop ends the service in order.
@@ -141,14 +168,22 @@ func (w *world) stop() {
 // crash ends the service without a word, and starts another with nothing but the bucket: its view is made anew.
 func (w *world) crash() {
 	w.Helper()
+	gone := w.lose()
+	w.start()
+	gone()
+}
+
+// lose ends the service without a word; gone returns when what is left of it, which takes its time, has ended.
+func (w *world) lose() (gone func()) {
 	w.bucket.Crash()
 	end, j := w.end, w.j
 	w.mu.Lock()
-	w.bucket = w.bucket.Store().Connect(2)
-	w.mu.Unlock()
-	w.start()
-	end() // what is left of the other takes its time
-	j.Close(context.WithoutCancel(w.Context()))
+	defer w.mu.Unlock()
+	w.bucket, w.end = w.bucket.Store().Connect(2), nil
+	return func() {
+		end()
+		j.Close(context.WithoutCancel(w.Context()))
+	}
 }
 
 // mortal is the service's end of a pipe. A process that is dead says nothing.
