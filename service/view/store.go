@@ -6,9 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
+	iofs "io/fs"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -16,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast"
+	"holdfast/internal/never"
 	"holdfast/service/segment"
 )
 
@@ -33,6 +35,10 @@ const (
 // A Commit is atomic and comes after all earlier ones, but is not synced: the view is derived, so that a
 // power cut may take it back to an earlier segment, from where recovery replays. It never is ahead.
 type Store struct {
+	dir string
+	// opened says whether damage is an event that must never happen: while the database is being opened, one that
+	// is damaged is only of no use.
+	opened *atomic.Bool
 	mu     sync.RWMutex // held for reading by whoever uses db
 	closed bool
 	cache  *pebble.Cache
@@ -48,29 +54,81 @@ var ErrClosed = errors.New("the view is closed")
 
 // Open opens the store in dir, which is made if it is absent. The error wraps ErrDamaged if what is in dir
 // is of no use and should be removed.
-func Open(dir string) (*Store, error) { return open(stopWhenFull(vfs.Default, dir), dir) }
+func Open(dir string) (*Store, error) { return open(guarded(vfs.Default, dir), dir) }
 
-// stopWhenFull ends the process with one sentence when the disk is full. The database would panic instead,
-// at places from which there is no way back. Crash: as a kill; the next start replays from the bucket.
-func stopWhenFull(fs vfs.FS, dir string) vfs.FS {
-	return vfs.OnDiskFull(fs, func() { diskFull(dir) })
+// guarded makes an error of a write to dir an event that must never happen, at the place where it is met: the database
+// would go on, or panic, with rows that no longer follow the journal. What was asked for is tried once more if a test
+// caught the event. Crash: as a kill; the next start replays from the bucket.
+func guarded(fs vfs.FS, dir string) vfs.FS {
+	return &opsFS{fs, func(op DiskOp, do func() error) error {
+		err := do()
+		if err == nil || !op.Write || slices.ContainsFunc(ordered, func(e error) bool { return errors.Is(err, e) }) {
+			return err
+		}
+		never.Happened(cannotWrite(dir, fmt.Errorf("%s %s: %w", op.Name, op.Path, err)))
+		return do()
+	}}
 }
 
-var diskFull = func(dir string) {
-	fmt.Fprintf(os.Stderr, "holdfastd: the disk of %s is full; make room and start again, nothing that was acknowledged is lost\n", dir)
-	os.Exit(1)
+// ordered are errors that say how things are named and who may do what, and nothing of the disk.
+var ordered = []error{iofs.ErrNotExist, iofs.ErrExist, iofs.ErrPermission, syscall.ENOTDIR}
+
+// cannotWrite is the event of an error on the view's disk.
+func cannotWrite(dir string, err error) never.Event {
+	e := never.Event{
+		What:      err.Error(),
+		Where:     "the view, in " + dir,
+		Invariant: "The disk of the data directory takes what is written to the view: it has the rows of each segment before the next is acknowledged.",
+		Todo: "Look at the disk of the data directory: its file system, the kernel's log, its cables. When it is sound, or replaced, make the view anew " +
+			"from the bucket with holdfastd rebuild, which loses nothing; then holdfastd resume.",
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		e.Todo = "Make room on the disk of the data directory; holdfastd why names what may be deleted there. Then holdfastd resume, and start the service."
+	}
+	return e
+}
+
+// contradictory is the event of a view that is not what was written.
+func contradictory(dir, what string) never.Event {
+	return never.Event{
+		What:      what,
+		Where:     "the view, in " + dir,
+		Invariant: "What is read from the view is what was written to it.",
+		Todo: "Suspect the disk of the data directory, and the machine's memory. When they are sound, make the view anew from the bucket with holdfastd rebuild, " +
+			"which loses nothing; then holdfastd resume.",
+	}
 }
 
 // OpenMem returns an empty store in memory.
 func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view") }
 
-func open(fs vfs.FS, dir string) (*Store, error) {
+func open(fs vfs.FS, dir string) (s *Store, err error) {
 	cache := pebble.NewCache(cacheSize)
+	var db *pebble.DB
+	var opened atomic.Bool
+	defer func() {
+		if e := recover(); e != nil {
+			bad, ok := e.(unusable)
+			if !ok {
+				panic(e)
+			}
+			if db != nil {
+				db.Close()
+			}
+			cache.Unref()
+			s, err = nil, fmt.Errorf("open view %s: %w: %s", dir, ErrDamaged, bad)
+		}
+	}()
 	opts := &pebble.Options{
-		Cache:                       cache,
-		FS:                          fs,
-		FormatMajorVersion:          pebble.FormatNewest,
-		Logger:                      logger{},
+		Cache:              cache,
+		FS:                 fs,
+		FormatMajorVersion: pebble.FormatNewest,
+		Logger:             logger{dir, &opened},
+		EventListener: &pebble.EventListener{BackgroundError: func(err error) {
+			if opened.Load() {
+				never.Happened(contradictory(dir, fmt.Sprintf("the database cannot tidy up: %v", err)))
+			}
+		}},
 		MaxOpenFiles:                openFiles,
 		MemTableSize:                memTableSize,
 		MemTableStopWritesThreshold: memTables,
@@ -79,8 +137,7 @@ func open(fs vfs.FS, dir string) (*Store, error) {
 		// Most look-ups during a backup are for blocks that are not there.
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	db, err := pebble.Open(dir, opts)
-	if err != nil {
+	if db, err = pebble.Open(dir, opts); err != nil {
 		cache.Unref()
 		// An error of the operating system (no permission, no space, locked by another process) says nothing
 		// about the rows; a file that should be there and is not does.
@@ -90,20 +147,44 @@ func open(fs vfs.FS, dir string) (*Store, error) {
 		}
 		return nil, fmt.Errorf("open view %s: %w: %w", dir, ErrDamaged, err)
 	}
-	s := &Store{cache: cache, db: db}
+	s = &Store{dir: dir, opened: &opened, cache: cache, db: db}
 	if _, _, err := loadMeta(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("open view %s: %w", dir, err), s.Close())
 	}
+	opened.Store(true)
 	return s, nil
 }
 
-// logger is deaf to the database's chatter. What the database calls fatal (it cannot write) stops the
-// process: going on would answer from rows that no longer follow the journal.
-type logger struct{}
+// logger is deaf to the database's chatter. What the database calls fatal is an event that must never happen: going on
+// would answer from rows that no longer follow the journal.
+type logger struct {
+	dir    string
+	opened *atomic.Bool
+}
 
-func (logger) Infof(string, ...any)           {}
-func (logger) Errorf(string, ...any)          {}
-func (logger) Fatalf(format string, a ...any) { panic("view: " + fmt.Sprintf(format, a...)) }
+// unusable is what the database calls fatal while it is being opened.
+type unusable string
+
+func (logger) Infof(string, ...any)  {}
+func (logger) Errorf(string, ...any) {}
+
+func (l logger) Fatalf(format string, a ...any) {
+	what := fmt.Sprintf(format, a...)
+	if !l.opened.Load() {
+		panic(unusable(what))
+	}
+	never.Happened(contradictory(l.dir, what))
+}
+
+// failed is the error of reading or writing the database. No caller can do anything about it: it is an event that must
+// never happen.
+func (s *Store) failed(doing string, err error) error {
+	if !s.opened.Load() {
+		return fmt.Errorf("%s: %w: %w", doing, ErrDamaged, err)
+	}
+	never.Happened(contradictory(s.dir, fmt.Sprintf("%s: %v", doing, err)))
+	return fmt.Errorf("%s: %w", doing, err)
+}
 
 // Close releases the store. Readers over it fail with ErrClosed from then on.
 func (s *Store) Close() error {
@@ -136,11 +217,11 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read view: %w", err)
+		return nil, s.failed("read view", err)
 	}
 	out := slices.Clone(v)
 	if err := closer.Close(); err != nil {
-		return nil, fmt.Errorf("read view: %w", err)
+		return nil, s.failed("read view", err)
 	}
 	return out, nil
 }
@@ -149,6 +230,16 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 func (s *Store) Position() (holdfast.CellID, segment.Position, [32]byte, error) {
 	m, _, err := loadMeta(s)
 	return m.cell, m.pos, m.hash, err
+}
+
+// commit commits b. The database panics where it cannot write its log.
+func commit(b *pebble.Batch) (err error) {
+	defer func() {
+		if e := recover(); e != nil {
+			err = fmt.Errorf("the database gave up: %v", e)
+		}
+	}()
+	return b.Commit(pebble.NoSync)
 }
 
 // Commit writes what the layer changed, all of it or nothing.
@@ -177,8 +268,8 @@ func (s *Store) Commit(l *Layer) error {
 			return fmt.Errorf("write view: %w", err)
 		}
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("write view: %w", err)
+	if err := commit(b); err != nil {
+		return s.failed("write view", err)
 	}
 	return nil
 }
@@ -200,7 +291,7 @@ func (s *Store) Clear() error {
 		return ErrClosed
 	}
 	if err := s.db.DeleteRange([]byte{0}, []byte{0xff}, pebble.Sync); err != nil {
-		return fmt.Errorf("clear view: %w", err)
+		return s.failed("clear view", err)
 	}
 	return nil
 }
@@ -229,7 +320,10 @@ func (s *Store) Accounts(after string, max int) ([]Account, error) {
 		}
 		all = append(all, a)
 	}
-	if err = errors.Join(err, it.Close()); err != nil {
+	if no := it.Close(); no != nil {
+		return nil, s.failed("list accounts", no)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("list accounts: %w", err)
 	}
 	return all, nil
@@ -270,7 +364,10 @@ func (s *Store) Digest(ctx context.Context) ([32]byte, segment.Position, error) 
 		}
 	}
 	h.Write(buf)
-	if err = errors.Join(err, it.Close()); err != nil {
+	if no := it.Close(); no != nil && ctx.Err() == nil {
+		err = errors.Join(err, s.failed("digest view", no))
+	}
+	if err != nil {
 		return [32]byte{}, segment.Position{}, fmt.Errorf("digest view: %w", err)
 	}
 	return [32]byte(h.Sum(nil)), pos, nil
