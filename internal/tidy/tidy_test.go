@@ -229,7 +229,12 @@ func TestDependencies(t *testing.T) {
 				if ours(imp) || !strings.Contains(strings.Split(imp, "/")[0], ".") {
 					continue
 				}
-				at := slices.IndexFunc(table, func(d dependency) bool { return within(imp, d.module) })
+				at := -1 // of the innermost module that the package lies in
+				for i, d := range table {
+					if within(imp, d.module) && (at < 0 || len(d.module) > len(table[at].module)) {
+						at = i
+					}
+				}
 				if at < 0 {
 					t.Errorf("%s imports %s, which %s does not list", p.ImportPath, imp, dependencies)
 					continue

@@ -6,13 +6,29 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/dir"
+	"holdfast/service/bucket/s3"
 )
 
-// Bucket opens an existing bucket: file:///PATH is the directory /PATH.
+// isS3 reports whether the URL is for package s3. Its parser is asked before any other sees it: a URL that was
+// written with credentials in it must not be repeated in an error.
+func isS3(rawURL string) bool {
+	return len(rawURL) >= 3 && strings.EqualFold(rawURL[:3], "s3:")
+}
+
+// Bucket opens an existing bucket: file:///PATH is the directory /PATH, and s3.ParseAddress says what s3:// means. A
+// store is not asked anything yet.
 func Bucket(rawURL string) (bucket.Bucket, error) {
+	if isS3(rawURL) {
+		a, err := s3.ParseAddress(rawURL)
+		if err != nil {
+			return nil, err
+		}
+		return s3.Open(a)
+	}
 	p, err := path(rawURL)
 	if err != nil {
 		return nil, err
@@ -20,8 +36,12 @@ func Bucket(rawURL string) (bucket.Bucket, error) {
 	return dir.Open(p)
 }
 
-// Create makes the bucket that the URL names and opens it; one that exists is opened as it is.
+// Create makes the bucket that the URL names and opens it; one that exists is opened as it is. A bucket of a
+// store is not made: its owner decides how.
 func Create(rawURL string) (bucket.Bucket, error) {
+	if isS3(rawURL) {
+		return Bucket(rawURL)
+	}
 	p, err := path(rawURL)
 	if err != nil {
 		return nil, err
@@ -31,6 +51,10 @@ func Create(rawURL string) (bucket.Bucket, error) {
 
 // Check says what is wrong with a bucket's URL.
 func Check(rawURL string) error {
+	if isS3(rawURL) {
+		_, err := s3.ParseAddress(rawURL)
+		return err
+	}
 	_, err := path(rawURL)
 	return err
 }
@@ -39,13 +63,13 @@ func Check(rawURL string) error {
 func path(rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return "", fmt.Errorf("bucket address %q is not a URL; write file:///PATH", rawURL)
+		return "", fmt.Errorf("the bucket's address is not a URL; write file:///PATH or s3://BUCKET/PREFIX")
 	}
 	switch {
 	case u.Scheme == "":
-		return "", fmt.Errorf("bucket address %q has no scheme; for a directory write file:///PATH", rawURL)
+		return "", fmt.Errorf("bucket address %q has no scheme; for a directory write file:///PATH, for a store s3://BUCKET/PREFIX", rawURL)
 	case u.Scheme != "file":
-		return "", fmt.Errorf("bucket address %q: this version keeps buckets in directories only; write file:///PATH", rawURL)
+		return "", fmt.Errorf("bucket address %q: a bucket is a directory, file:///PATH, or at a store, s3://BUCKET/PREFIX", u.Redacted())
 	case u.Host != "" || u.User != nil || u.Opaque != "" || !filepath.IsAbs(u.Path):
 		return "", fmt.Errorf("bucket address %q needs three slashes and an absolute path: file:///PATH", rawURL)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":

@@ -28,7 +28,7 @@ func TestPath(t *testing.T) {
 		"file:///srv?x=1":    "%3F",
 		"file:///srv?":       "%3F",
 		"file:///srv#x":      "%23",
-		"s3://bucket/prefix": "directories only",
+		"gs://bucket/prefix": "s3://BUCKET/PREFIX",
 		"file:///\x00":       "not a URL",
 		"file:///a%zz":       "not a URL",
 	} {
