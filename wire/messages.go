@@ -40,6 +40,8 @@ const MaxCopy = 255
 const (
 	MaxJSON    = 64 << 10
 	MaxHistory = 4 << 20
+	// MaxNotice bounds what an operator has to say. A client cuts what is longer.
+	MaxNotice = 500
 )
 
 // Hello describes the service. It is answered to any key, so that a refusal can say why.

@@ -50,8 +50,27 @@ func (c *Client) Fresh() bool {
 
 func (c *Client) snapshot() *history.Vault { return c.vault.Clone() }
 
+// greet tells the user, once, what the operator has to say; c.mu is held.
+func (c *Client) greet(ctx context.Context) error {
+	if c.greeted || c.opt.Notify == nil {
+		return nil
+	}
+	h, err := c.Hello(ctx)
+	if err != nil {
+		return err
+	}
+	c.greeted = true
+	if h.Notice != "" {
+		c.opt.Notify("notice from the operator of " + c.m.Address + ": " + h.Notice)
+	}
+	return nil
+}
+
 // follow brings c.vault up to what the service shows; c.mu is held.
 func (c *Client) follow(ctx context.Context) error {
+	if err := c.greet(ctx); err != nil {
+		return err
+	}
 	total := 0
 	for {
 		b, err := c.call(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d", wire.PathHistory, c.vault.N), nil, wire.MaxHistory)

@@ -46,8 +46,9 @@ type Options struct {
 	Patience    time.Duration // 0 means DefaultPatience, less than 0 none: fail at the first error
 	CacheDir    string        // where the last verified head is remembered; made if absent
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
-	Notify      func(message string) // is told one sentence when the client begins to wait; may be nil
-	Record      func(history.Entry)  // is told every entry of the history, verified, in order; may be nil
+	// Notify is told one sentence when the client begins to wait, and what the operator has to say; may be nil.
+	Notify func(message string)
+	Record func(history.Entry) // is told every entry of the history, verified, in order; may be nil
 }
 
 // UnavailableError says that the service could not be reached, or would not serve, for the whole of the
@@ -80,6 +81,7 @@ type Client struct {
 	vault   *history.Vault // verified up to vault.N
 	memory  memory         // the head remembered from earlier runs
 	ahead   bool           // the user was told that the service's clock is
+	greeted bool           // the user was told what the operator has to say
 	awaited place          // where the service says that it put a record, until the history shows it there
 
 	noticeMu sync.Mutex
@@ -136,7 +138,16 @@ func (c *Client) Hello(ctx context.Context) (wire.Hello, error) {
 	if err := json.Unmarshal(b, &h); err != nil {
 		return h, fmt.Errorf("read hello: %w: %w", ErrProtocol, err)
 	}
+	h.Notice = cut(h.Notice)
 	return h, nil
+}
+
+// cut returns of a notice what a person can be expected to read.
+func cut(notice string) string {
+	if len(notice) > wire.MaxNotice {
+		return strings.ToValidUTF8(notice[:wire.MaxNotice], "") + "..."
+	}
+	return notice
 }
 
 // call makes one request, whole body out and whole body (at most limit bytes) back, and repeats it for
@@ -271,6 +282,7 @@ func (c *Client) attempt(ctx context.Context, method, path string, body []byte, 
 		return nil, fmt.Errorf("%w: HTTP %s", ErrProtocol, resp.Status)
 	}
 	we.Message = strings.TrimSuffix(we.Message, ".") // it will stand inside a sentence
+	we.Notice = cut(we.Notice)
 	return nil, &we
 }
 

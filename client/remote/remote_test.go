@@ -493,3 +493,55 @@ func TestPatience(t *testing.T) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
+
+// TestNotice: who uses the service is told once what its operator has to say, before anything else, and no more of it
+// than a person reads; with nobody to tell it to, nothing is asked.
+func TestNotice(t *testing.T) {
+	f := remotetest.New(t)
+	f.Enrol(remote.Options{}).Close()
+	for text, want := range map[string]string{
+		"":                           "",
+		"Maintenance until noon.":    "Maintenance until noon.",
+		strings.Repeat("ä", 1000):    strings.Repeat("ä", wire.MaxNotice/2) + "...",
+		"x" + strings.Repeat("ä", 9): "x" + strings.Repeat("ä", 9),
+	} {
+		f.Notice = text
+		var told []string
+		c := f.Dial(remote.Options{Notify: func(s string) { told = append(told, s) }})
+		for range 2 {
+			if _, err := c.History(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Close()
+		if want != "" {
+			want = "notice from the operator of " + f.Machine.Address + ": " + want
+		}
+		if got := strings.Join(told, "|"); got != want {
+			t.Errorf("the user is told %q, want %q", got, want)
+		}
+	}
+	f.Served["hello"] = 0
+	c := f.Dial(remote.Options{})
+	defer c.Close()
+	if _, err := c.History(t.Context()); err != nil || f.Served["hello"] != 0 {
+		t.Errorf("%d hellos with nobody to tell of them, %v", f.Served["hello"], err)
+	}
+}
+
+// TestNoticeOfRefusal: what the operator has to say stands in the error of a request that is refused.
+func TestNoticeOfRefusal(t *testing.T) {
+	f := remotetest.New(t)
+	f.Enrol(remote.Options{}).Close()
+	f.Hook = func(w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(wire.CodeMaintenance.Status())
+		json.NewEncoder(w).Encode(wire.Error{Code: wire.CodeMaintenance, Message: "Not now.", Notice: "Back at noon, " + strings.Repeat("x", 4<<10)})
+		return true
+	}
+	c := f.Dial(remote.Options{Patience: -1})
+	defer c.Close()
+	_, err := c.History(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "Not now (notice from the operator: Back at noon, x") || len(err.Error()) > wire.MaxNotice+300 {
+		t.Errorf("refused with %v", err)
+	}
+}

@@ -18,11 +18,13 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/open"
+	"holdfast/service/bucket/steady"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
+	"holdfast/service/requests"
 )
 
-// The files of a data directory, beside identity.FileName and admin.SocketName.
+// The files of a data directory, beside identity.FileName, requests.FileName and admin.SocketName.
 const (
 	hostFile = "host" // 32 hex digits: which data directory may claim the cell again by itself
 	lockFile = "lock" // locked while a process uses the directory
@@ -35,7 +37,9 @@ type data struct {
 	id     *identity.Identity
 	host   [16]byte
 	bucket bucket.Bucket
-	lock   *os.File
+	// history counts the requests to the bucket; nil counts them in memory.
+	history *requests.History
+	lock    *os.File
 }
 
 // openData locks a data directory and reads what is in it. Two processes never share one.
@@ -62,7 +66,7 @@ func (d *data) close() { d.lock.Close() }
 // config returns the journal's configuration.
 func (d *data) config(log *slog.Logger) journal.Config {
 	return journal.Config{
-		Bucket: d.bucket,
+		Bucket: steady.New(d.bucket, steady.Config{History: d.history, Log: log}),
 		Cell:   d.id.Cell,
 		Host:   d.host,
 		Dir:    filepath.Join(d.dir, viewDir),

@@ -35,6 +35,7 @@ func (e usageError) Unwrap() error { return e.error }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	err := command().ExecuteContext(ctx)
 	if err == nil {
 		return
@@ -83,7 +84,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 4 damaged, or the bucket contradict
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), sweepCommand(), thawCommand(), recoverCommand(), rebuildCommand(), checkCommand())
+	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), noticeCommand(), sweepCommand(), thawCommand(), recoverCommand(), rebuildCommand(), checkCommand())
 	plain(c)
 	return c
 }

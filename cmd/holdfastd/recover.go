@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/service/bucket/open"
+	"holdfast/service/bucket/steady"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
 )
@@ -65,10 +66,11 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
 	if err != nil {
 		return err
 	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	cfg := journal.Config{
-		Bucket: b, Cell: id.Cell, Host: host, Takeover: true, Probe: true,
+		Bucket: steady.New(b, steady.Config{Log: log}), Cell: id.Cell, Host: host, Takeover: true, Probe: true,
 		Dir: filepath.Join(dir, viewDir), LogKey: id.LogKey(),
-		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log: log,
 	}
 	rep, err := journal.Rebuild(ctx, cfg)
 	if err != nil {

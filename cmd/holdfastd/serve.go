@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -14,8 +15,11 @@ import (
 
 	"holdfast/service/admin"
 	"holdfast/service/journal"
+	"holdfast/service/notice"
 	"holdfast/service/policy"
+	"holdfast/service/requests"
 	"holdfast/service/serve"
+	"holdfast/service/systemd"
 )
 
 const (
@@ -66,13 +70,23 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 		return fmt.Errorf("listen on %s: %w; --listen names another address", listen, err)
 	}
 	defer l.Close()
+	d.history = requests.Open(filepath.Join(dir, requests.FileName), log)
+	defer d.history.Close()
 	cfg := d.config(log)
 	cfg.Takeover = takeover
+	sd := systemd.New(log)
+	var said time.Time
+	cfg.Progress = func(done, all int) {
+		if time.Since(said) >= time.Second {
+			said = time.Now()
+			sd.Starting(fmt.Sprintf("replaying the journal: segment %d of %d", done, all))
+		}
+	}
 	j, err := journal.Open(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log})
+	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text})
 	// Before the line that says ready: whoever waits for it may ask at once.
 	socket, err := admin.Listen(dir)
 	if err != nil {
@@ -85,7 +99,7 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv}).Serve(adminCtx, socket); err != nil {
+		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history}).Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}
 	}()
@@ -97,10 +111,17 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 		policy.Loop(policies, j, d.id.LogKey(), log)
 	}()
 	fmt.Fprintf(os.Stderr, "holdfastd: ready, serving %s\n", l.Addr())
+	accompanied := make(chan struct{})
+	go func() {
+		defer close(accompanied)
+		accompany(ctx, sd, srv, j, l.Addr())
+	}()
 	err = srv.Serve(ctx, l)
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
+	fail(nil)
+	<-accompanied
 	endPolicies()
 	<-policiesDone
 	endAdmin()
@@ -108,8 +129,33 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 	defer cancel()
 	if cerr := j.Close(closing); err == nil && cerr != nil {
-		err = fmt.Errorf("close journal: %w", cerr)
+		blocks, bytes := j.Unstored()
+		err = fmt.Errorf("close journal: %w; %d blocks, %d bytes, are not stored, and nobody was told that they are: clients send them again", cerr, blocks, bytes)
 	}
 	log.Info("ended", "position", j.Position())
 	return err
+}
+
+// accompany tells systemd how the service is, from when it is ready until it ends, and feeds its watchdog.
+func accompany(ctx context.Context, sd *systemd.Notifier, srv *serve.Server, j *journal.Journal, at net.Addr) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-j.Stopped():
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	state := func() string { return fmt.Sprintf("%s at %s", srv.State(), at) }
+	sd.Ready(state())
+	sd.Watch(ctx, func(ctx context.Context) error { return srv.Alive(ctx, at) }, state)
+	<-ended
+	why := "told to end"
+	if err := j.Err(); err != nil {
+		why = err.Error()
+	}
+	sd.Stopping("ending: " + why)
 }

@@ -31,6 +31,7 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request, c caller) error {
 		Cell:     s.id.Cell.String(),
 		Time:     time.Now().UTC(),
 		State:    s.State(),
+		Notice:   s.notice(),
 		LogKey:   hex.EncodeToString(s.id.LogKey().Public().(ed25519.PublicKey)),
 		You:      c.standing.String(),
 		Limits: map[string]int64{

@@ -53,18 +53,21 @@ const (
 	maxHeader     = 16 << 10
 )
 
-// Config says what a Server serves. Every field but Log is required.
+// Config says what a Server serves. Journal and Identity are required.
 type Config struct {
 	Journal  *journal.Journal
 	Identity *identity.Identity
 	Log      *slog.Logger // nil discards
+	// Notice, if set, returns what the operator has to say: one line of at most wire.MaxNotice bytes, or "".
+	Notice func() string
 }
 
 // Server answers clients. It is safe for concurrent use.
 type Server struct {
-	j   *journal.Journal
-	id  *identity.Identity
-	log *slog.Logger
+	j      *journal.Journal
+	id     *identity.Identity
+	log    *slog.Logger
+	notice func() string
 
 	uploads, fetches *budget
 	limits           limits
@@ -92,8 +95,11 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Notice == nil {
+		cfg.Notice = func() string { return "" }
+	}
 	return &Server{
-		j: cfg.Journal, id: cfg.Identity, log: cfg.Log,
+		j: cfg.Journal, id: cfg.Identity, log: cfg.Log, notice: cfg.Notice,
 		uploads:  newBudget(uploadMemory, uploadShare),
 		fetches:  newBudget(fetchMemory, fetchShare),
 		limits:   newLimits(),
@@ -341,7 +347,8 @@ func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.H
 		if err == nil {
 			return
 		}
-		e := s.explain(r, err)
+		e := *s.explain(r, err) // a copy: some are shared
+		e.Notice = s.notice()
 		if out.begun {
 			// Part of the answer is out: only a broken connection says that it is not whole.
 			panic(http.ErrAbortHandler)
@@ -351,7 +358,7 @@ func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.H
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(slowGrace))
 			io.Copy(io.Discard, io.LimitReader(r.Body, holdfast.MaxBatch))
 		}
-		writeJSON(w, e.Code.Status(), e)
+		writeJSON(w, e.Code.Status(), &e)
 	})
 }
 

@@ -51,6 +51,8 @@ type Service struct {
 	Served map[string]int // requests by the last part of their path
 	Links  bool           // refuse blocks whose links are missing, and bytes that are no block
 
+	// Notice is what the operator has to say.
+	Notice string
 	// Skew is added to the service's clock.
 	Skew time.Duration
 	// Hook may answer a request in the service's place (true), or do something before it.
@@ -203,7 +205,7 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 	switch parts[0] {
 	case "hello":
 		return json.Marshal(wire.Hello{
-			Protocol: holdfast.ProtocolVersion, Cell: "0000000000000001", Time: f.now(), State: wire.StateServing, LogKey: hex.EncodeToString(f.Machine.LogKey[:]),
+			Protocol: holdfast.ProtocolVersion, Cell: "0000000000000001", Time: f.now(), State: wire.StateServing, Notice: f.Notice, LogKey: hex.EncodeToString(f.Machine.LogKey[:]),
 			You: "machine", Vault: f.Vault.ID.String(), Rights: f.Machine.Rights.String(), N: f.Vault.N, Head: f.Vault.Head.String(),
 		})
 	case "usage":

@@ -1,0 +1,12 @@
+package journal
+
+// Unstored returns how many blocks and bytes of them were appended and are not acknowledged. After Close it is what a
+// bucket did not take in time: nobody was told that any of it is kept.
+func (j *Journal) Unstored() (blocks int, bytes uint64) {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	for _, p := range j.queue {
+		blocks, bytes = blocks+int(p.blocks), bytes+p.bytes
+	}
+	return blocks + int(j.cur.blocks), bytes + j.cur.bytes
+}
