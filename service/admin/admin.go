@@ -7,6 +7,7 @@
 //	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
 //	GET  /sweep      answers a Quarantine: what in the bucket is not part of the journal
 //	POST /sweep      deletes of it what may be deleted, and answers a Quarantine of that
+//	GET  /requests answers a requests.Report of all that is kept, or of ?since=DURATION
 //	POST /thaw       {"by": NAME, "reason": TEXT}   ends every freeze of deleting and answers a list of Freeze: those
 //
 // A request that fails is answered with {"error": SENTENCE} and a status of 400 or more.
@@ -14,6 +15,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -33,6 +35,7 @@ import (
 	"holdfast/service/account"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
+	"holdfast/service/requests"
 	"holdfast/service/serve"
 	"holdfast/service/view"
 	"holdfast/wire"
@@ -131,6 +134,7 @@ type Server struct {
 	Journal  *journal.Journal
 	Identity *identity.Identity
 	Service  *serve.Server
+	Requests *requests.History
 	started  time.Time
 }
 
@@ -186,6 +190,10 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /sweep", quarantine(s.Journal.Quarantine))
 	mux.HandleFunc("POST /sweep", quarantine(s.Journal.Sweep))
 	mux.HandleFunc("POST /thaw", s.thaw)
+	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
+		since, err := time.ParseDuration(cmp.Or(r.URL.Query().Get("since"), "0"))
+		reply(w, s.Requests.Report(since), err)
+	})
 	return mux
 }
 
@@ -353,6 +361,13 @@ func GetStatus(ctx context.Context, dir string, digest bool) (Status, error) {
 func GetQuarantine(ctx context.Context, dir string) (q Quarantine, err error) {
 	err = ask(ctx, dir, http.MethodGet, "/sweep", nil, &q)
 	return q, err
+}
+
+// GetRequests asks the service on dir about its requests to the bucket in the time of this length up to now; 0 is all
+// that is kept.
+func GetRequests(ctx context.Context, dir string, since time.Duration) (r requests.Report, err error) {
+	err = ask(ctx, dir, http.MethodGet, "/requests?since="+since.String(), nil, &r)
+	return r, err
 }
 
 // Sweep tells the service on dir to delete what may be deleted of that, and returns what it deleted.

@@ -72,7 +72,9 @@ type Fault struct {
 // Profile gives each fault a chance in a million calls to which it can happen. Each is drawn anew for
 // every attempt, except Cursed.
 type Profile struct {
-	Cursed  int // this call with this key fails at every attempt after CursedDelay, not applied
+	// Cursed: this identical request fails at every attempt after CursedDelay, not applied. A Get of another range or a
+	// List of another page is another request.
+	Cursed  int
 	Fail    int // Err, not applied
 	Applied int // Err, applied (writes)
 	Hang    int // not applied
@@ -272,9 +274,9 @@ func (s *Store) Clone() *Store {
 	return c
 }
 
-// begin counts the call, finds its fault and waits out Slow. A dead process gets ErrCrashed; crashed
+// begin counts the call, which part tells from others of its op and key, finds its fault and waits out Slow. A dead process gets ErrCrashed; crashed
 // tells that this very call is the last one, to be applied.
-func (b *Bucket) begin(ctx context.Context, op Op, key string) (f Fault, attempt int, crashed bool, err error) {
+func (b *Bucket) begin(ctx context.Context, op Op, key, part string) (f Fault, attempt int, crashed bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return f, 0, false, err
 	}
@@ -303,7 +305,7 @@ func (b *Bucket) begin(ctx context.Context, op Op, key string) (f Fault, attempt
 	if b.OnOp != nil {
 		f = b.OnOp(op, key, attempt)
 	} else {
-		f = b.Profile.draw(b.seed, op, key, attempt)
+		f = b.Profile.draw(b.seed, op, key, part, attempt)
 	}
 	if f.Slow > 0 {
 		err = b.wait(ctx, f.Slow)
@@ -331,7 +333,7 @@ func (b *Bucket) wait(ctx context.Context, d time.Duration) error {
 
 // write runs a write: apply does it under the store's lock and returns the call's own answer.
 func (b *Bucket) write(ctx context.Context, op Op, key string, apply func() error) error {
-	f, attempt, crashed, err := b.begin(ctx, op, key)
+	f, attempt, crashed, err := b.begin(ctx, op, key, "")
 	if err != nil {
 		return err
 	}
@@ -377,8 +379,8 @@ func (b *Bucket) answer(op Op, key string, attempt int) {
 }
 
 // read runs the faults of a read; after it without error the call answers.
-func (b *Bucket) read(ctx context.Context, op Op, key string) (Fault, int, error) {
-	f, attempt, _, err := b.begin(ctx, op, key)
+func (b *Bucket) read(ctx context.Context, op Op, key, part string) (Fault, int, error) {
+	f, attempt, _, err := b.begin(ctx, op, key, part)
 	if err == nil && f.Hang {
 		err = b.wait(ctx, -1)
 	}
@@ -450,7 +452,7 @@ func (b *Bucket) Get(ctx context.Context, key string, off, n int64) ([]byte, err
 }
 
 func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, error) {
-	f, attempt, err := b.read(ctx, OpGet, key)
+	f, attempt, err := b.read(ctx, OpGet, key, fmt.Sprint(off, n))
 	if err != nil {
 		return nil, err
 	}
@@ -499,7 +501,7 @@ func (s *Store) wrong(key string, off, n int64) []byte {
 
 // List implements bucket.Bucket.
 func (b *Bucket) List(ctx context.Context, prefix, after string, max int) ([]bucket.Object, error) {
-	f, attempt, err := b.read(ctx, OpList, prefix)
+	f, attempt, err := b.read(ctx, OpList, prefix, fmt.Sprint(after, max))
 	if err != nil {
 		return nil, fmt.Errorf("list %q: %w", prefix, err)
 	}
@@ -574,7 +576,7 @@ func (b *Bucket) Swap(ctx context.Context, key string, old, new []byte) error {
 
 // Now implements bucket.Bucket.
 func (b *Bucket) Now(ctx context.Context) (time.Time, error) {
-	_, attempt, err := b.read(ctx, OpNow, "")
+	_, attempt, err := b.read(ctx, OpNow, "", "")
 	if err != nil {
 		return time.Time{}, fmt.Errorf("ask the store's clock: %w", err)
 	}
@@ -585,7 +587,7 @@ func (b *Bucket) Now(ctx context.Context) (time.Time, error) {
 }
 
 // draw returns the faults of one call.
-func (p Profile) draw(seed uint64, op Op, key string, attempt int) Fault {
+func (p Profile) draw(seed uint64, op Op, key, part string, attempt int) Fault {
 	if p.Canon != nil {
 		key = p.Canon(key)
 	}
@@ -598,7 +600,7 @@ func (p Profile) draw(seed uint64, op Op, key string, attempt int) Fault {
 		}
 		return time.Duration(draw(seed, name+" "+string(op), key, attempt)%uint64(limit)) + 1
 	}
-	if p.Cursed > 0 && draw(seed, "cursed "+string(op), key, 0)%1_000_000 < uint64(p.Cursed) {
+	if p.Cursed > 0 && draw(seed, "cursed "+string(op)+part, key, 0)%1_000_000 < uint64(p.Cursed) {
 		return Fault{Slow: CursedDelay, Err: ErrFault}
 	}
 	var f Fault

@@ -1,0 +1,294 @@
+package steady
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"holdfast/service/bucket"
+)
+
+// Put implements bucket.Bucket: two attempts at most, one if it is a hedge.
+func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
+	if err := bucket.CheckKey(key); err != nil {
+		return err
+	}
+	if len(body) > bucket.MaxObject {
+		return &bucket.Error{Class: bucket.ClassConfig, Err: fmt.Errorf("put %s: %d bytes exceed the limit of %d", key, len(body), bucket.MaxObject)}
+	}
+	if bucket.IsHedge(ctx) && !b.take() {
+		return bucket.ErrSpent
+	}
+	return b.twice(ctx, request{op: bucket.OpPut, key: key}, int64(len(body)), func(ctx context.Context) error { return b.b.Put(ctx, key, body) })
+}
+
+// Delete implements bucket.Bucket: two attempts at most.
+func (b *Bucket) Delete(ctx context.Context, key string) error {
+	if err := bucket.CheckKey(key); err != nil {
+		return err
+	}
+	return b.twice(ctx, request{op: bucket.OpDelete, key: key}, 0, func(ctx context.Context) error { return b.b.Delete(ctx, key) })
+}
+
+// Now implements bucket.Bucket: two attempts at most.
+func (b *Bucket) Now(ctx context.Context) (now time.Time, err error) {
+	err = b.twice(ctx, request{op: bucket.OpNow}, 0, func(ctx context.Context) (err error) {
+		now, err = b.b.Now(ctx)
+		return err
+	})
+	return now, err
+}
+
+// Swap implements bucket.Bucket: one attempt. If it fails, the caller reads what became of it.
+func (b *Bucket) Swap(ctx context.Context, key string, old, new []byte) error {
+	if err := bucket.CheckKey(key); err != nil {
+		return err
+	}
+	a := attempt{request: request{op: bucket.OpSwap, key: key}, n: 1, last: true, bytes: int64(len(new))}
+	return b.one(ctx, a, func(ctx context.Context) error { return b.b.Swap(ctx, key, old, new) })
+}
+
+// twice makes a call that has no other form: twice at most, and once if it has failed so often already that a caller who
+// repeats it must know why.
+func (b *Bucket) twice(ctx context.Context, r request, n int64, call func(context.Context) error) error {
+	hedge := bucket.IsHedge(ctx)
+	for try := 1; ; try++ {
+		last := hedge || try == perRequest || b.timesFailed(r) >= perRequest-1
+		err := b.one(ctx, attempt{request: r, n: try, bytes: n, hedge: hedge, last: last}, call)
+		if last || !again(bucket.ClassOf(err)) || ctx.Err() != nil || !b.retry(ctx, try+1, err) {
+			return err
+		}
+		ctx = bucket.Fresh(ctx)
+	}
+}
+
+// Get implements bucket.Bucket. From the third attempt on, and in a hedge, it asks for another range.
+func (b *Bucket) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	if err := bucket.CheckKey(key); err != nil {
+		return nil, err
+	}
+	g := get{b: b, key: key}
+	return read(ctx, b, request{bucket.OpGet, key, off, n}, max(0, n),
+		func(ctx context.Context, a attempt) ([]byte, error) { return g.exact(ctx, a, off, n) },
+		func(ctx context.Context, a attempt) ([]byte, error) { return g.other(ctx, a, off, n) })
+}
+
+// List implements bucket.Bucket. From the third attempt on, and in a hedge, its pages are of another size.
+func (b *Bucket) List(ctx context.Context, prefix, after string, max int) ([]bucket.Object, error) {
+	if max <= 0 || max > bucket.MaxList {
+		max = bucket.MaxList
+	}
+	l := list{b: b, prefix: prefix}
+	return read(ctx, b, request{bucket.OpList, prefix + "\x00" + after, 0, int64(max)}, 0,
+		func(ctx context.Context, a attempt) ([]bucket.Object, error) { return l.page(ctx, a, after, max) },
+		func(ctx context.Context, a attempt) ([]bucket.Object, error) { return l.other(ctx, a, after, max) })
+}
+
+// way makes one attempt to answer a call; the attempt is filled in but for what is asked.
+type way[T any] func(ctx context.Context, a attempt) (T, error)
+
+// read makes attempts until one is answered: first as the caller asked, then in another way.
+func read[T any](ctx context.Context, b *Bucket, r request, n int64, same, other way[T]) (T, error) {
+	for try, asked := 1, b.timesFailed(r); ; try++ {
+		a := attempt{request: r, n: try, bytes: n, last: try == perCall}
+		first := same
+		if asked++; asked > perRequest {
+			first, a.other = other, true
+		}
+		v, err := hedged(ctx, b, a, first, other)
+		class := bucket.ClassOf(err)
+		if class.Answer() || !passes(class) || ctx.Err() != nil || try == perCall || !b.retry(ctx, try+1, err) {
+			return v, err
+		}
+		if !again(class) {
+			asked = perRequest
+		}
+		ctx = bucket.Fresh(ctx)
+	}
+}
+
+// hedged makes an attempt, and another way beside it if it is slow; what is answered first ends the other. If the
+// first fails, it waits for the second.
+func hedged[T any](ctx context.Context, b *Bucket, a attempt, first, other way[T]) (T, error) {
+	slow := b.SlowAfter(a.op, a.bytes)
+	if slow == 0 {
+		return first(ctx, a)
+	}
+	type answer struct {
+		v   T
+		err error
+	}
+	one, endOne := context.WithCancel(ctx)
+	defer endOne()
+	two, endTwo := context.WithCancel(bucket.Hedge(ctx))
+	defer endTwo()
+	done := make(chan answer, 1) // nobody waits for a hedge that has lost
+	timer := time.AfterFunc(slow, func() {
+		if !b.take() {
+			done <- answer{err: bucket.ErrSpent}
+			return
+		}
+		h := a
+		h.hedge, h.other = true, true
+		v, err := other(two, h)
+		if bucket.ClassOf(err).Answer() {
+			defer endOne()
+		}
+		done <- answer{v, err}
+	})
+	v, err := first(one, a)
+	if timer.Stop() || bucket.ClassOf(err).Answer() || ctx.Err() != nil {
+		return v, err
+	}
+	if h := <-done; bucket.ClassOf(h.err).Answer() {
+		return h.v, h.err
+	}
+	return v, err
+}
+
+// wrong is an answer that cannot be one.
+func wrong(format string, a ...any) error {
+	return &bucket.Error{Class: bucket.ClassCorrupt, Err: fmt.Errorf(format, a...)}
+}
+
+type get struct {
+	b   *Bucket
+	key string
+}
+
+// exact asks for a range.
+func (g get) exact(ctx context.Context, a attempt, off, n int64) (p []byte, err error) {
+	a.request = request{bucket.OpGet, g.key, off, n}
+	a.bytes = max(0, n)
+	err = g.b.one(ctx, a, func(ctx context.Context) error {
+		if p, err = g.b.b.Get(ctx, g.key, off, n); err == nil && n >= 0 && int64(len(p)) != n {
+			return wrong("get %s: the store answered %d bytes of %d", g.key, len(p), n)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// widest bounds by how much another range begins before or reaches beyond what is wanted.
+const widest = 4096
+
+// other answers a Get without making the same request: from a range that begins before it or, where there is nothing
+// before, from two parts. What is asked for without an end is always what one request returned: the object may be
+// one that is swapped.
+func (g get) other(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+	a.other = true
+	switch {
+	case off < 0: // nowhere in an object
+		return g.exact(ctx, a, off, n)
+	case off > 0:
+		more := 1 + rand.Int64N(min(off, widest))
+		if n >= 0 {
+			p, err := g.exact(ctx, a, off-more, more+n)
+			return p[min(int64(len(p)), more):], err
+		}
+		p, err := g.exact(ctx, a, off-more, n)
+		if err == nil && int64(len(p)) < more {
+			return nil, fmt.Errorf("get %s from %d: %w", g.key, off, bucket.ErrShort)
+		}
+		return p[min(int64(len(p)), more):], err
+	case n < 0:
+		return g.whole(ctx, a)
+	case n < 2:
+		// Too little for two parts: a longer range, or the whole object if that is too long.
+		p, err := g.exact(ctx, a, 0, n+1)
+		if errors.Is(err, bucket.ErrShort) {
+			if p, err = g.exact(ctx, a, 0, -1); err == nil && int64(len(p)) < n {
+				return nil, fmt.Errorf("get %s: %w", g.key, bucket.ErrShort)
+			}
+		}
+		return p[:min(int64(len(p)), n)], err
+	}
+	cut := 1 + rand.Int64N(n-1)
+	head, err := g.exact(ctx, a, 0, cut)
+	if err != nil {
+		return nil, err
+	}
+	tail, err := g.exact(ctx, a, cut, n-cut)
+	if err != nil {
+		return nil, err
+	}
+	return append(head, tail...), nil
+}
+
+// whole reads an object of unknown size: first its end, which tells the size, then the range that is all of it. If that does
+// not end as the first did, the object was replaced in between.
+func (g get) whole(ctx context.Context, a attempt) ([]byte, error) {
+	from := 1 + rand.Int64N(32)
+	end, err := g.exact(ctx, a, from, -1)
+	if errors.Is(err, bucket.ErrShort) {
+		from = 1
+		end, err = g.exact(ctx, a, from, -1)
+	}
+	if errors.Is(err, bucket.ErrShort) {
+		return g.exact(ctx, a, 0, 0) // it is empty
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := g.exact(ctx, a, 0, from+int64(len(end)))
+	if errors.Is(err, bucket.ErrShort) || err == nil && !bytes.Equal(p[from:], end) {
+		return nil, wrong("get %s: it changed while it was read", g.key)
+	}
+	return p, err
+}
+
+type list struct {
+	b      *Bucket
+	prefix string
+}
+
+// page asks for one page.
+func (l list) page(ctx context.Context, a attempt, after string, max int) (page []bucket.Object, err error) {
+	a.request = request{bucket.OpList, l.prefix + "\x00" + after, 0, int64(max)}
+	err = l.b.one(ctx, a, func(ctx context.Context) error {
+		if page, err = l.b.b.List(ctx, l.prefix, after, max); err != nil {
+			return err
+		}
+		if len(page) > max {
+			return wrong("list %q: the store answered %d objects where %d were asked for", l.prefix, len(page), max)
+		}
+		last := after
+		for _, o := range page {
+			if o.Key <= last || !strings.HasPrefix(o.Key, l.prefix) {
+				return wrong("list %q: the store answered %.100q after %.100q", l.prefix, o.Key, last)
+			}
+			last = o.Key
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page, nil
+}
+
+// other answers a List without making the same request: from a longer page or, where there is none, from two.
+func (l list) other(ctx context.Context, a attempt, after string, max int) ([]bucket.Object, error) {
+	a.other = true
+	if more := bucket.MaxList - max; more > 0 {
+		page, err := l.page(ctx, a, after, max+1+rand.IntN(more))
+		return page[:min(len(page), max)], err
+	}
+	size := max/2 + rand.IntN(max/2)
+	page, err := l.page(ctx, a, after, size)
+	if err != nil || len(page) < size {
+		return page, err
+	}
+	rest, err := l.page(ctx, a, page[size-1].Key, max-size)
+	if err != nil {
+		return nil, err
+	}
+	return append(page, rest...), nil
+}
