@@ -77,6 +77,7 @@ func (e *Error) Unwrap() error { return e.Err }
 func ClassOf(err error) Class {
 	var e *Error
 	var n net.Error
+	var errno syscall.Errno
 	switch {
 	case err == nil:
 		return ClassOK
@@ -90,9 +91,21 @@ func ClassOf(err error) Class {
 		return ClassCanceled
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &n) && n.Timeout():
 		return ClassTimeout
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return ClassFull
+	case errors.As(err, &errno): // before what is below: an Errno is a net.Error as well
+		return classOfErrno(errno)
 	case errors.As(err, &n):
+		return ClassConnection
+	}
+	return ClassServer
+}
+
+func classOfErrno(e syscall.Errno) Class {
+	switch e {
+	case syscall.ENOSPC, syscall.EDQUOT:
+		return ClassFull
+	case syscall.EACCES, syscall.EPERM:
+		return ClassDenied
+	case syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN:
 		return ClassConnection
 	}
 	return ClassServer
