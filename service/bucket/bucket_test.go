@@ -50,7 +50,9 @@ func TestListAllRefusesALyingStore(t *testing.T) {
 
 // What the operating system says about a directory or a connection is of the class that says what to do.
 func TestClassOf(t *testing.T) {
-	file := func(e syscall.Errno) error { return fmt.Errorf("put k: %w", &os.PathError{Op: "write", Path: "p", Err: e}) }
+	file := func(e syscall.Errno) error {
+		return fmt.Errorf("put k: %w", &os.PathError{Op: "write", Path: "p", Err: e})
+	}
 	line := func(e error) error { return fmt.Errorf("put k: %w", &net.OpError{Op: "read", Net: "tcp", Err: e}) }
 	for _, c := range []struct {
 		err  error
