@@ -17,6 +17,9 @@ import (
 // holdfast and holdfastd are the paths of the programs under test.
 var holdfast, holdfastd string
 
+// atEnd is what is done after all tests.
+var atEnd []func()
+
 func TestMain(m *testing.M) {
 	code, err := run(m)
 	if err != nil {
@@ -46,5 +49,9 @@ func run(m *testing.M) (int, error) {
 		return 0, fmt.Errorf("build the programs: %w\n%s", err, &out)
 	}
 	holdfast, holdfastd = filepath.Join(dir, "holdfast"), filepath.Join(dir, "holdfastd")
-	return m.Run(), nil
+	code := m.Run()
+	for _, fn := range atEnd {
+		fn()
+	}
+	return code, nil
 }
