@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/service/journal"
+	"holdfast/service/quiet"
 )
 
 func checkCommand() *cobra.Command {
@@ -27,7 +28,7 @@ service is stopped. Exits with 4 if anything is wrong, and says what.`,
 				return err
 			}
 			defer d.close()
-			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			log := quiet.New(os.Stderr, slog.LevelWarn)
 			rep, err := journal.Check(c.Context(), d.config(log), nil)
 			for _, p := range rep.Problems {
 				fmt.Fprintln(c.OutOrStdout(), p)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/service/journal"
+	"holdfast/service/quiet"
 )
 
 func rebuildCommand() *cobra.Command {
@@ -25,7 +26,7 @@ func rebuildCommand() *cobra.Command {
 				return err
 			}
 			defer d.close()
-			rep, err := journal.Rebuild(c.Context(), d.config(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))))
+			rep, err := journal.Rebuild(c.Context(), d.config(quiet.New(os.Stderr, slog.LevelWarn)))
 			if err != nil {
 				return fmt.Errorf("rebuild the view: %w", err)
 			}

@@ -15,6 +15,7 @@ import (
 	"holdfast/service/bucket/steady"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
+	"holdfast/service/quiet"
 )
 
 func recoverCommand() *cobra.Command {
@@ -66,7 +67,7 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := quiet.New(os.Stderr, slog.LevelWarn)
 	cfg := journal.Config{
 		Bucket: steady.New(b, steady.Config{Log: log}), Cell: id.Cell, Host: host, Takeover: true, Probe: true,
 		Dir: filepath.Join(dir, viewDir), LogKey: id.LogKey(),

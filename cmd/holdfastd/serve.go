@@ -17,6 +17,7 @@ import (
 	"holdfast/service/journal"
 	"holdfast/service/notice"
 	"holdfast/service/policy"
+	"holdfast/service/quiet"
 	"holdfast/service/requests"
 	"holdfast/service/serve"
 	"holdfast/service/systemd"
@@ -55,7 +56,7 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(softMemory)
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := quiet.New(os.Stderr, slog.LevelInfo)
 	d, err := openData(dir)
 	if err != nil {
 		return err
