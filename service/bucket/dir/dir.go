@@ -60,6 +60,8 @@ const (
 type Bucket struct {
 	root    string
 	syncDir func(dir string) error // durable.SyncDir, but for tests
+	// step makes one call of the operating system on path; tests have it fail, before the call or after it.
+	step func(call, path string, do func() error) error
 
 	mu sync.Mutex
 	// settled holds the directories that are durable up to root, and durable in themselves as far as
@@ -97,8 +99,17 @@ func Create(root string) (*Bucket, error) {
 
 // Open opens a bucket that Create made, and removes what dead writers left half written.
 func Open(root string) (*Bucket, error) {
+	return openWith(root, func(_, _ string, do func() error) error { return do() })
+}
+
+func openWith(root string, step func(call, path string, do func() error) error) (*Bucket, error) {
 	root = filepath.Clean(root)
-	got, err := os.ReadFile(filepath.Join(root, marker))
+	b := &Bucket{root: root, syncDir: durable.SyncDir, step: step, settled: map[string]bool{}}
+	var got []byte
+	err := b.step("read", filepath.Join(root, marker), func() (err error) {
+		got, err = os.ReadFile(filepath.Join(root, marker))
+		return err
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open bucket: %s has no file %s and so is not a bucket; is its disk mounted?", root, marker)
 	}
@@ -108,10 +119,9 @@ func Open(root string) (*Bucket, error) {
 	if string(got) != markerContent {
 		return nil, fmt.Errorf("open bucket: %s is of a format that this version does not know", filepath.Join(root, marker))
 	}
-	if err := durable.MkdirAll(filepath.Join(root, tmpName), 0o700); err != nil {
+	if err := b.step("mkdir", filepath.Join(root, tmpName), func() error { return durable.MkdirAll(filepath.Join(root, tmpName), 0o700) }); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", root, err)
 	}
-	b := &Bucket{root: root, syncDir: durable.SyncDir, settled: map[string]bool{}}
 	if err := b.sweep(); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", root, err)
 	}
@@ -121,13 +131,13 @@ func Open(root string) (*Bucket, error) {
 // sweep removes temporary files whose writer is gone. A live writer holds the lock of its file, and one
 // that had not locked it yet notices that it was unlinked (create).
 func (b *Bucket) sweep() error {
-	es, err := os.ReadDir(filepath.Join(b.root, tmpName))
+	es, err := b.readDir(filepath.Join(b.root, tmpName))
 	if err != nil {
 		return err
 	}
 	for _, e := range es {
 		p := filepath.Join(b.root, tmpName, e.Name())
-		f, err := os.Open(p)
+		f, err := b.open(p, os.O_RDONLY)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -135,7 +145,7 @@ func (b *Bucket) sweep() error {
 			return err
 		}
 		if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			err = os.Remove(p)
+			err = b.step("unlink", p, func() error { return os.Remove(p) })
 		}
 		f.Close()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -145,14 +155,40 @@ func (b *Bucket) sweep() error {
 	return nil
 }
 
+// open opens a file for its owner alone.
+func (b *Bucket) open(path string, how int) (f *os.File, err error) {
+	err = b.step("open", path, func() (err error) {
+		f, err = os.OpenFile(path, how, 0o600)
+		return err
+	})
+	return f, err
+}
+
+// readDir returns what is in a directory, in no order.
+func (b *Bucket) readDir(path string) (es []fs.DirEntry, err error) {
+	d, err := b.open(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	err = b.step("read directory", path, func() (err error) {
+		es, err = d.ReadDir(-1)
+		return err
+	})
+	return es, err
+}
+
 // create makes a locked temporary file. The lock ends with the file or the process.
 func (b *Bucket) create() (*os.File, error) {
 	for {
-		f, err := os.CreateTemp(filepath.Join(b.root, tmpName), "put-*")
-		if err != nil {
+		var f *os.File
+		if err := b.step("create", filepath.Join(b.root, tmpName), func() (err error) {
+			f, err = os.CreateTemp(filepath.Join(b.root, tmpName), "put-*")
+			return err
+		}); err != nil {
 			return nil, err
 		}
-		if err := flock(f, syscall.LOCK_EX); err != nil {
+		if err := b.step("lock", f.Name(), func() error { return flock(f, syscall.LOCK_EX) }); err != nil {
 			f.Close()
 			os.Remove(f.Name())
 			return nil, err
@@ -206,16 +242,17 @@ func (b *Bucket) put(ctx context.Context, key string, body []byte) (err error) {
 		return err
 	}
 	// Until the rename, a crash leaves a temporary file that the next Open removes.
-	if err := write(ctx, f, body); err != nil {
+	if err := b.write(ctx, f, body); err != nil {
 		os.Remove(f.Name())
 		f.Close()
 		return err
 	}
 	// From here on the object may be seen; it is whole. Until the directory is synced, a power cut may
 	// take it away again, and we have not said that it is there.
-	err = os.Rename(f.Name(), p)
+	err = b.step("rename", p, func() error { return os.Rename(f.Name(), p) })
 	if err != nil {
 		os.Remove(f.Name())
+		b.unsettle(filepath.Dir(p)) // it may have been renamed all the same
 	}
 	f.Close() // after the rename, so that no sweep takes the file for a dead writer's; it is synced
 	if err != nil {
@@ -225,14 +262,14 @@ func (b *Bucket) put(ctx context.Context, key string, body []byte) (err error) {
 }
 
 // write fills and syncs f, and gives up between steps when ctx ends.
-func write(ctx context.Context, f *os.File, body []byte) error {
-	if _, err := f.Write(body); err != nil {
+func (b *Bucket) write(ctx context.Context, f *os.File, body []byte) error {
+	if err := b.step("write", f.Name(), func() error { _, err := f.Write(body); return err }); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := b.step("sync", f.Name(), f.Sync); err != nil {
 		return err
 	}
 	return ctx.Err()
@@ -251,7 +288,7 @@ func (b *Bucket) settle(dir string) error {
 		if err := b.settle(filepath.Dir(dir)); err != nil {
 			return err
 		}
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := b.step("mkdir", dir, func() error { return os.Mkdir(dir, 0o700) }); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		if err := b.sync(filepath.Dir(dir)); err != nil {
@@ -269,13 +306,18 @@ func (b *Bucket) settle(dir string) error {
 
 // sync makes what can be seen in dir durable. After a failure nothing there counts as durable.
 func (b *Bucket) sync(dir string) error {
-	err := b.syncDir(dir)
+	err := b.step("sync", dir, func() error { return b.syncDir(dir) })
 	if err != nil {
-		b.mu.Lock()
-		delete(b.settled, dir)
-		b.mu.Unlock()
+		b.unsettle(dir)
 	}
 	return err
+}
+
+// unsettle notes that what can be seen in dir may not be durable.
+func (b *Bucket) unsettle(dir string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.settled, dir)
 }
 
 // Get implements bucket.Bucket.
@@ -294,7 +336,7 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, err
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(b.path(key))
+	f, err := b.open(b.path(key), os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, bucket.ErrNotFound
 	}
@@ -302,8 +344,8 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, err
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
+	var st fs.FileInfo
+	if err := b.step("stat", f.Name(), func() (err error) { st, err = f.Stat(); return err }); err != nil {
 		return nil, err
 	}
 	if st.IsDir() {
@@ -323,7 +365,7 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, err
 		return nil, fmt.Errorf("%d bytes exceed the limit of %d", n, bucket.MaxObject)
 	}
 	p := make([]byte, n)
-	_, err = f.ReadAt(p, off)
+	err = b.step("read", f.Name(), func() error { _, err := f.ReadAt(p, off); return err })
 	if err == io.EOF && n == 0 {
 		err = nil
 	}
@@ -354,15 +396,10 @@ func (b *Bucket) list(ctx context.Context, at, prefix, after string, max int, ou
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	d, err := os.Open(b.path(at))
+	es, err := b.readDir(b.path(at))
 	if errors.Is(err, fs.ErrNotExist) && at != "" {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	es, err := d.ReadDir(-1)
-	d.Close()
 	if err != nil {
 		return err
 	}
@@ -404,7 +441,8 @@ func (b *Bucket) list(ctx context.Context, at, prefix, after string, max int, ou
 			}
 			continue
 		}
-		st, err := os.Stat(b.path(key))
+		var st fs.FileInfo
+		err := b.step("stat", b.path(key), func() (err error) { st, err = os.Stat(b.path(key)); return err })
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted since
 		}
@@ -425,7 +463,7 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
 	p := b.path(key)
-	err := syscall.Unlink(p) // not os.Remove, which would remove an empty directory
+	err := b.step("unlink", p, func() error { return syscall.Unlink(p) }) // not os.Remove, which would remove an empty directory
 	if err == syscall.ENOENT || err == syscall.ENOTDIR {
 		return nil
 	}
@@ -456,13 +494,16 @@ func (b *Bucket) swap(ctx context.Context, key string, old, new []byte) error {
 	if len(new) > maxSwap {
 		return fmt.Errorf("%d bytes exceed the limit of %d", len(new), maxSwap)
 	}
-	l, err := os.OpenFile(filepath.Join(b.root, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	l, err := b.open(filepath.Join(b.root, lockName), os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return err
 	}
 	defer l.Close() // and with it the lock
 	// Not a blocking flock: its holder may be a paused process, and ctx must end the wait.
-	for err = flock(l, syscall.LOCK_EX|syscall.LOCK_NB); err == syscall.EWOULDBLOCK; err = flock(l, syscall.LOCK_EX|syscall.LOCK_NB) {
+	lock := func() error {
+		return b.step("lock", l.Name(), func() error { return flock(l, syscall.LOCK_EX|syscall.LOCK_NB) })
+	}
+	for err = lock(); err == syscall.EWOULDBLOCK; err = lock() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("another process holds %s: %w", filepath.Join(b.root, lockName), ctx.Err())
