@@ -37,7 +37,15 @@ const (
 // It may run beside other probes, and beside owners of the cell. Crash: a few objects are left, which a probe
 // a day later removes.
 func Probe(ctx context.Context, b Bucket, prefix string) error {
-	p := &probe{b: b, dir: prefix + "probe/"}
+	return (&probe{b: b, dir: prefix + "probe/", rivals: probeRivals}).run(ctx)
+}
+
+// ProbeAlone is Probe for a store without conditional writes that is used through Alone: all the rest must be as it should.
+func ProbeAlone(ctx context.Context, b Bucket, prefix string) error {
+	return (&probe{b: Alone(b), dir: prefix + "probe/", rivals: 1}).run(ctx)
+}
+
+func (p *probe) run(ctx context.Context) error {
 	var id [8]byte
 	rand.Read(id[:])
 	p.own = fmt.Sprintf("%s%016x-%x-", p.dir, time.Now().UnixMilli(), id)
@@ -55,10 +63,11 @@ func Probe(ctx context.Context, b Bucket, prefix string) error {
 }
 
 type probe struct {
-	b    Bucket
-	dir  string   // of all probes
-	own  string   // begins this probe's keys
-	keys []string // that may be there
+	b      Bucket
+	dir    string   // of all probes
+	own    string   // begins this probe's keys
+	keys   []string // that may be there
+	rivals int      // that swap at the same time
 }
 
 func (p *probe) key(what string, n int) string {
@@ -70,6 +79,8 @@ func (p *probe) key(what string, n int) string {
 func weak(format string, a ...any) error {
 	return fmt.Errorf("%w: %s", ErrWeak, fmt.Sprintf(format, a...))
 }
+
+func unconditional(what string) error { return fmt.Errorf("%w: %s", ErrUnconditional, what) }
 
 // call runs fn with a deadline, and again if it fails: what fails now and then is usable.
 func call(ctx context.Context, fn func(context.Context) error) (err error) {
@@ -130,7 +141,7 @@ func (p *probe) swap(ctx context.Context) error {
 		var now []byte
 		var err error
 		for round = 0; round < probeRounds && err == nil; round++ {
-			now, err = p.rivals(ctx, key, round, now)
+			now, err = p.race(ctx, key, round, now)
 		}
 		if try++; err != nil && (errors.Is(err, ErrWeak) || try == probeTries || ctx.Err() != nil) {
 			return err
@@ -141,19 +152,20 @@ func (p *probe) swap(ctx context.Context) error {
 	return nil
 }
 
-// rivals has all of them replace old at the same time, and one that expects what is no longer there afterwards. It
-// returns what is there then.
-func (p *probe) rivals(ctx context.Context, key string, round int, old []byte) ([]byte, error) {
+// race has all rivals replace old at the same time, and one that expects what is no longer there afterwards. It
+// returns what is there then. Some stores tell those that lose a race that there was a conflict, and not that the
+// condition does not hold: who won decides, if anybody did.
+func (p *probe) race(ctx context.Context, key string, round int, old []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeCall)
 	defer cancel()
-	errs := make([]error, probeRivals)
-	bodyOf := func(round, i int) []byte {
-		return []byte("round " + strconv.Itoa(round) + ", rival " + strconv.Itoa(i))
+	errs := make([]error, p.rivals)
+	bodyOf := func(round, i int) []byte { // twice: no flipped bit makes one of another
+		return []byte(strings.Repeat("round "+strconv.Itoa(round)+", rival "+strconv.Itoa(i)+"; ", 2))
 	}
 	body := func(i int) []byte { return bodyOf(round, i) }
 	once := func(got []byte) bool {
-		for n := range (round + 1) * probeRivals {
-			if bytes.Equal(got, bodyOf(n/probeRivals, n%probeRivals)) {
+		for n := range (round + 1) * p.rivals {
+			if bytes.Equal(got, bodyOf(n/p.rivals, n%p.rivals)) {
 				return true
 			}
 		}
@@ -170,25 +182,31 @@ func (p *probe) rivals(ctx context.Context, key string, round int, old []byte) (
 	close(begin)
 	wg.Wait()
 	won := -1
+	var unknown error
 	for i, err := range errs {
 		switch {
 		case err == nil && won >= 0:
-			return nil, weak("of several conditional writes of one object at the same time, more than one was applied")
+			return nil, unconditional("of several conditional writes of one object at the same time, more than one was applied")
 		case err == nil:
 			won = i
-		case !errors.Is(err, ErrChanged):
+		case errors.Is(err, ErrWeak):
 			return nil, err
+		case !errors.Is(err, ErrChanged):
+			unknown = err
 		}
 	}
+	if won < 0 && unknown != nil {
+		return nil, unknown
+	}
 	if won < 0 {
-		return nil, weak("of several conditional writes of one object at the same time, none was applied")
+		return nil, unconditional("of several conditional writes of one object at the same time, none was applied")
 	}
 	if err := p.reads(ctx, key, body(won), once, "an object by a conditional write"); err != nil {
 		return nil, err
 	}
 	switch err := p.b.Swap(ctx, key, old, []byte(probeLate)); {
 	case err == nil:
-		return nil, weak("a conditional write was applied although its condition did not hold")
+		return nil, unconditional("a conditional write was applied although its condition did not hold")
 	case !errors.Is(err, ErrChanged):
 		return nil, err
 	}

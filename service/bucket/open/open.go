@@ -3,15 +3,20 @@
 package open
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/dir"
 	"holdfast/service/bucket/s3"
 )
+
+// reachTimeout bounds the first question to a store.
+const reachTimeout = 30 * time.Second
 
 // isS3 reports whether the URL is for package s3. Its parser is asked before any other sees it: a URL that was
 // written with credentials in it must not be repeated in an error.
@@ -37,10 +42,19 @@ func Bucket(rawURL string) (bucket.Bucket, error) {
 }
 
 // Create makes the bucket that the URL names and opens it; one that exists is opened as it is. A bucket of a
-// store is not made: its owner decides how.
+// store is not made, because its owner decides how, but it must answer.
 func Create(rawURL string) (bucket.Bucket, error) {
 	if isS3(rawURL) {
-		return Bucket(rawURL)
+		b, err := Bucket(rawURL)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), reachTimeout)
+		defer cancel()
+		if _, err := b.List(ctx, "", "", 1); err != nil {
+			return nil, fmt.Errorf("reach the bucket: %w", err)
+		}
+		return b, nil
 	}
 	p, err := path(rawURL)
 	if err != nil {

@@ -143,3 +143,44 @@ func TestProbesSideBySide(t *testing.T) {
 }
 
 func (p Profile) none() bool { return p.Fail+p.Applied+p.Hung == 0 }
+
+// A store of which only the conditional writes are no good is usable by one owner, and one that shows old lists or reads is not.
+func TestProbeAlone(t *testing.T) {
+	for w, usable := range map[Weakness]bool{StaleList: false, StaleRead: false, BlindSwap: true, RacySwap: true, CreateRaces: true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := New(1)
+			err := bucket.Probe(t.Context(), Weak(b, w), probePrefix)
+			if errors.Is(err, bucket.ErrUnconditional) != usable {
+				t.Errorf("weakness %d: %v", w, err)
+			}
+			err = bucket.ProbeAlone(t.Context(), Weak(b, w), probePrefix)
+			if usable != (err == nil) || !usable && !errors.Is(err, bucket.ErrWeak) {
+				t.Errorf("weakness %d: alone: %v", w, err)
+			}
+		})
+	}
+}
+
+// conflicts answers those who lose a race with an error that says nothing about the condition.
+type conflicts struct{ bucket.Bucket }
+
+func (c conflicts) Swap(ctx context.Context, key string, old, new []byte) error {
+	err := c.Bucket.Swap(ctx, key, old, new)
+	if errors.Is(err, bucket.ErrChanged) && string(new) != "late" {
+		err = &bucket.Error{Class: bucket.ClassBusy, Err: errors.New("409 ConditionalRequestConflict")}
+	}
+	return err
+}
+
+// Amazon's store may do so, and is none the worse for it.
+func TestProbeBearsConflicts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(1)
+		if err := bucket.Probe(t.Context(), conflicts{b}, probePrefix); err != nil {
+			t.Error(err)
+		}
+		if err := bucket.Probe(t.Context(), conflicts{Weak(b, BlindSwap)}, probePrefix); !errors.Is(err, bucket.ErrUnconditional) {
+			t.Errorf("a store that ignores conditions: %v", err)
+		}
+	})
+}
