@@ -176,69 +176,98 @@ func (g get) exact(ctx context.Context, a attempt, off, n int64) (p []byte, err 
 	return p, nil
 }
 
-// widest bounds by how much another range begins before or reaches beyond what is wanted.
-const widest = 4096
+const (
+	widest = 4096 // bytes by which another range begins before what is wanted, or reaches beyond it
+	narrow = 64   // bytes: with less before it, another range ends behind what is wanted
+)
 
-// other answers a Get without making the same request: from a range that begins before it or, where there is nothing
-// before, from two parts. What is asked for without an end is always what one request returned: the object may be
-// one that is swapped.
+// other answers a Get without making the same request: from a range that begins before it or, where there is little
+// before, from one that ends behind it.
 func (g get) other(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
 	a.other = true
 	switch {
-	case off < 0: // nowhere in an object
+	case off < 0 || n > bucket.MaxObject: // in no object
 		return g.exact(ctx, a, off, n)
-	case off > 0:
-		more := 1 + rand.Int64N(min(off, widest))
-		if n >= 0 {
-			p, err := g.exact(ctx, a, off-more, more+n)
-			return p[min(int64(len(p)), more):], err
-		}
-		p, err := g.exact(ctx, a, off-more, n)
-		if err == nil && int64(len(p)) < more {
-			return nil, fmt.Errorf("get %s from %d: %w", g.key, off, bucket.ErrShort)
-		}
-		return p[min(int64(len(p)), more):], err
-	case n < 0:
+	case off == 0 && n < 0:
 		return g.whole(ctx, a)
-	case n < 2:
-		// Too little for two parts: a longer range, or the whole object if that is too long.
-		p, err := g.exact(ctx, a, 0, n+1)
-		if errors.Is(err, bucket.ErrShort) {
-			if p, err = g.exact(ctx, a, 0, -1); err == nil && int64(len(p)) < n {
-				return nil, fmt.Errorf("get %s: %w", g.key, bucket.ErrShort)
-			}
-		}
+	case off >= narrow || n < 0:
+		return g.wider(ctx, a, off, n)
+	}
+	return g.longer(ctx, a, off, n)
+}
+
+// wider begins before the range.
+func (g get) wider(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+	more, all := 1+rand.Int64N(min(off, widest)), n
+	if n >= 0 {
+		all += more
+	}
+	p, err := g.exact(ctx, a, off-more, all)
+	if err == nil && int64(len(p)) < more {
+		return nil, fmt.Errorf("get %s from %d: %w", g.key, off, bucket.ErrShort)
+	}
+	return p[min(int64(len(p)), more):], err
+}
+
+// longer ends behind the range. If the object ends before that, it reads the range in two parts, or all that is left of
+// the object if there is nothing to part.
+func (g get) longer(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+	p, err := g.exact(ctx, a, off, n+1+rand.Int64N(widest))
+	if !errors.Is(err, bucket.ErrShort) {
 		return p[:min(int64(len(p)), n)], err
 	}
+	if n >= 2 {
+		return g.parts(ctx, g.b.more(a), off, n)
+	}
+	a.other = false
+	p, err = g.exact(ctx, g.b.more(a), off, -1)
+	if err == nil && int64(len(p)) < n {
+		return nil, fmt.Errorf("get %s: %w", g.key, bucket.ErrShort)
+	}
+	return p[:min(int64(len(p)), n)], err
+}
+
+// parts reads a range of two bytes or more in two requests.
+func (g get) parts(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
 	cut := 1 + rand.Int64N(n-1)
-	head, err := g.exact(ctx, a, 0, cut)
+	head, err := g.exact(ctx, a, off, cut)
 	if err != nil {
 		return nil, err
 	}
-	tail, err := g.exact(ctx, a, cut, n-cut)
+	tail, err := g.exact(ctx, g.b.more(a), off+cut, n-cut)
 	if err != nil {
 		return nil, err
 	}
 	return append(head, tail...), nil
 }
 
-// whole reads an object of unknown size: first its end, which tells the size, then the range that is all of it. If that does
-// not end as the first did, the object was replaced in between.
+// whole reads an object of unknown size as it was at one time, though it may be one that is swapped: first its end, which tells
+// the size, then the range that is all of it. Where that has failed twice as well, it reads all of it in parts until two
+// readings agree: no content comes back after another.
 func (g get) whole(ctx context.Context, a attempt) ([]byte, error) {
 	from := 1 + rand.Int64N(32)
 	end, err := g.exact(ctx, a, from, -1)
 	if errors.Is(err, bucket.ErrShort) {
 		from = 1
-		end, err = g.exact(ctx, a, from, -1)
+		end, err = g.exact(ctx, g.b.more(a), from, -1)
 	}
 	if errors.Is(err, bucket.ErrShort) {
-		return g.exact(ctx, a, 0, 0) // it is empty
+		return g.exact(ctx, g.b.more(a), 0, 0) // it is empty
 	}
 	if err != nil {
 		return nil, err
 	}
-	p, err := g.exact(ctx, a, 0, from+int64(len(end)))
-	if errors.Is(err, bucket.ErrShort) || err == nil && !bytes.Equal(p[from:], end) {
+	size := from + int64(len(end))
+	var p, again []byte
+	a = g.b.more(a)
+	if size == 1 || g.b.timesFailed(request{bucket.OpGet, g.key, 0, size}) < perRequest {
+		a.other = false
+		p, err = g.exact(ctx, a, 0, size)
+		again = p
+	} else if p, err = g.parts(ctx, a, 0, size); err == nil {
+		again, err = g.parts(ctx, g.b.more(a), 0, size)
+	}
+	if errors.Is(err, bucket.ErrShort) || err == nil && !(bytes.Equal(p[from:], end) && bytes.Equal(p, again)) {
 		return nil, wrong("get %s: it changed while it was read", g.key)
 	}
 	return p, err
@@ -286,7 +315,7 @@ func (l list) other(ctx context.Context, a attempt, after string, max int) ([]bu
 	if err != nil || len(page) < size {
 		return page, err
 	}
-	rest, err := l.page(ctx, a, page[size-1].Key, max-size)
+	rest, err := l.page(ctx, l.b.more(a), page[size-1].Key, max-size)
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,8 @@ const (
 )
 
 // The budget for attempts beyond the first of each call, and for hedges: each takes one. In a time of s seconds in
-// which n calls are answered there are at most budget + n/answersPerToken + s/secondsPerToken of them.
+// which n calls are answered there are at most budget + n/answersPerToken + s/secondsPerToken of them. Another way to
+// answer a Get or List may be two requests or more; those are paid for as well, and may leave a debt.
 const (
 	budget          = 100
 	answersPerToken = 10
@@ -97,7 +98,7 @@ type Bucket struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	tokens  float64   // 0 to budget
+	tokens  float64   // up to budget; below 0 is a debt
 	filled  time.Time // when tokens was last made up for the time
 	slack   time.Duration
 	failed  map[request]failure
@@ -282,7 +283,7 @@ func (b *Bucket) timesFailed(r request) int {
 func (b *Bucket) fill(n float64) {
 	now := time.Now()
 	n += max(0, now.Sub(b.filled).Seconds()/secondsPerToken)
-	b.tokens, b.filled = min(budget, b.tokens+n), now
+	b.tokens, b.filled = max(-budget, min(budget, b.tokens+n)), now
 }
 
 // take takes one from the budget and reports whether there was one.
@@ -294,6 +295,15 @@ func (b *Bucket) take() bool {
 	}
 	b.tokens--
 	return true
+}
+
+// more is a for a further request of the same attempt. It is paid for, be it with a debt, and is not another hedge.
+func (b *Bucket) more(a attempt) attempt {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fill(-1)
+	a.hedge = false
+	return a
 }
 
 // SlowAfter is part of bucket.Paced.
