@@ -44,6 +44,9 @@ var (
 	ErrKey      = errors.New("not a key")                 // every call: see CheckKey
 )
 
+// ErrClosed is wrapped by every call on a Bucket that its process has done with. Trying again is of no use.
+var ErrClosed error = &Error{Class: ClassCanceled, Err: errors.New("the bucket is closed")}
+
 // Object is one line of a list.
 type Object struct {
 	Key  string

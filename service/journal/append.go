@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	"holdfast"
@@ -27,6 +28,8 @@ type pending struct {
 	sealed        segment.Sealed
 	beforeDurable <-chan struct{} // durable of the segment before it
 	beforeAcked   <-chan struct{} // acked of the segment before it
+
+	calls sync.WaitGroup // to the bucket, that read sealed.Body
 
 	durable chan struct{} // closed when it and every segment before it are in the bucket
 	acked   chan struct{} // closed when it is acknowledged
@@ -298,7 +301,7 @@ func (j *Journal) tick() {
 // maybeSeal seals cur if it is time for that and not too much is pending (the next acknowledgement asks
 // again), or else sets the timer. mu is held.
 func (j *Journal) maybeSeal() {
-	if j.err != nil || j.cur.b.Records() == 0 || len(j.queue) >= maxPending {
+	if j.err != nil || j.cur.b.Records() == 0 || j.held >= maxPending {
 		return
 	}
 	now := time.Now()
@@ -340,6 +343,7 @@ func (j *Journal) seal() {
 		p.beforeDurable, p.beforeAcked = j.queue[n-1].durable, j.queue[n-1].acked
 	}
 	j.queue = append(j.queue, p)
+	j.held++
 	j.pos, j.prev = p.pos, p.sealed.Hash
 	j.cur = j.newPending()
 	close(j.room)

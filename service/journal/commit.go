@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
+	"holdfast/internal/never"
+	"holdfast/service/bucket"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 )
 
-// How long one call to the bucket may take, and for how long it is repeated before the journal stops. A
+// How long one call to the bucket may take, and for how long it is repeated at a start before that ends. A
 // dependency that hangs is worse than one that fails: every call has a deadline.
 const (
 	putTimeout   = 60 * time.Second
@@ -23,7 +26,11 @@ const (
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	watchEvery   = 30 * time.Second
-	putsPerKey   = 2 // a request that keeps failing is abandoned for a new one
+	// refusedPatience replaces a longer one where the bucket answers, and refuses: a person has to do something.
+	refusedPatience = 10 * time.Second
+	// forever is the patience of a journal that is open: what it owes to its clients is not given up because the
+	// bucket is away.
+	forever time.Duration = 0
 )
 
 // commit takes a sealed segment to its acknowledgement. It is all that happens, in order; several run at
@@ -40,10 +47,15 @@ func (j *Journal) commit(p *pending) {
 	case <-j.stopped:
 		return
 	}
-	key, err := j.put(j.ctx, p.pos, p.sealed)
+	key, err := j.put(j.ctx, forever, p.pos, p.sealed, &p.calls)
 	<-j.slots
 	if err != nil {
 		j.stop(fmt.Errorf("store segment %s: %w", p.pos, err))
+		return
+	}
+	// Memory that changed under us must not become what counts as kept. Crash: as before.
+	if err := intact(p, key); err != nil {
+		j.stop(err)
 		return
 	}
 
@@ -60,7 +72,7 @@ func (j *Journal) commit(p *pending) {
 	// and all before it. If it does not, another owner may have listed before this segment landed: then it
 	// is not part of the journal, and we must not say that it is. Crash: durable, not acknowledged, accepted
 	// by the next owner.
-	if err := j.confirm(j.ctx); err != nil {
+	if err := j.confirm(j.ctx, forever); err != nil {
 		j.stop(fmt.Errorf("segment %s: %w", p.pos, err))
 		return
 	}
@@ -82,11 +94,13 @@ func (j *Journal) commit(p *pending) {
 	// 6. The commit point for everybody who waits: from here on the segment counts as kept.
 	close(p.acked)
 
-	// 7. Make room.
+	// 7. Make room, once no call to the bucket reads the bytes any more: one that another overtook may still.
+	p.calls.Wait()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	p.sealed.Body = nil
 	j.free = append(j.free, p.b)
+	j.held--
 	p.b, p.beforeDurable, p.beforeAcked = nil, nil, nil
 	j.maybeSeal()
 }
@@ -114,32 +128,127 @@ func (j *Journal) commitView(p *pending, key segment.Key) error {
 	return nil
 }
 
-// put stores a sealed segment and returns the key under which it is there. It makes at most two attempts
-// under one key, then takes a fresh nonce: stores have been seen to fail one particular request for ever.
-// A failed attempt may have been applied, or be applied later; since the bytes are the same, one landing
-// more is harmless (JOURNAL 6).
-func (j *Journal) put(ctx context.Context, pos segment.Position, s segment.Sealed) (segment.Key, error) {
-	var key segment.Key
-	attempt := 0
-	err := persist(ctx, putPatience, putTimeout, func(ctx context.Context) error {
-		if attempt%putsPerKey == 0 {
-			key = s.Key(j.cfg.Cell, pos, random[[8]byte]())
+// maxCalls bounds the calls that store one segment at one time.
+const maxCalls = 2
+
+// landing is one call to the bucket that stores a segment.
+type landing struct {
+	key  segment.Key
+	took time.Duration
+	err  error
+}
+
+// put stores a sealed segment and returns the key under which it is there. Every call is made under a fresh nonce:
+// stores have been seen to fail one particular request for ever. While one takes unusually long, another is made beside it,
+// and the first that succeeds wins. A call that failed, or was overtaken and called off, may have been applied, or be
+// applied later; since the bytes are the same, one landing more is harmless (JOURNAL 6).
+//
+// A call that was overtaken reads s.Body until it returns, and may do that after put has: calls counts them.
+func (j *Journal) put(ctx context.Context, patience time.Duration, pos segment.Position, s segment.Sealed, calls *sync.WaitGroup) (key segment.Key, err error) {
+	e := j.trouble.begin("store segment " + pos.String())
+	defer func() { e.end(err == nil) }()
+	ctx, overtaken := context.WithCancel(ctx)
+	defer overtaken()
+	done := make(chan landing, maxCalls)
+	atWork, began, backoff := 0, time.Now(), firstBackoff
+	next := time.NewTimer(0) // to when another call is begun
+	defer next.Stop()
+	for {
+		select {
+		case <-next.C:
+			way := ctx
+			if atWork++; atWork > 1 {
+				way = bucket.Hedge(ctx)
+			}
+			calls.Go(func() { done <- j.land(way, pos, s) })
+			if slow := j.slowAfter(len(s.Body)); slow > 0 && atWork < maxCalls {
+				next.Reset(slow)
+			}
+		case l := <-done:
+			atWork--
+			if l.err == nil {
+				return l.key, nil
+			}
+			if ctx.Err() != nil {
+				return key, ctx.Err()
+			}
+			if errors.Is(l.err, bucket.ErrClosed) {
+				return key, l.err
+			}
+			if !errors.Is(l.err, bucket.ErrSpent) {
+				e.failed(l.err)
+			}
+			began = began.Add(max(0, l.took-putTimeout)) // as persist
+			if err := impatient(patience, began, l.err); err != nil && atWork == 0 {
+				return key, err
+			}
+			next.Reset(jitter(backoff))
+			backoff = min(2*backoff, lastBackoff)
+		case <-ctx.Done():
+			return key, ctx.Err()
 		}
-		attempt++
-		err := j.cfg.Bucket.Put(ctx, key.String(), s.Body)
-		if err != nil {
-			j.log.Warn("store segment", "position", pos, "attempt", attempt, "err", err)
+	}
+}
+
+// land is one call of put.
+func (j *Journal) land(ctx context.Context, pos segment.Position, s segment.Sealed) landing {
+	ctx, cancel := context.WithTimeout(ctx, putTimeout)
+	defer cancel()
+	key, call := s.Key(j.cfg.Cell, pos, random[[8]byte]()), time.Now()
+	err := j.cfg.Bucket.Put(ctx, key.String(), s.Body)
+	return landing{key, time.Since(call), err}
+}
+
+// slowAfter returns after which time a Put of so many bytes is unusually slow; 0 if nobody knows.
+func (j *Journal) slowAfter(bytes int) time.Duration {
+	if p, ok := j.cfg.Bucket.(bucket.Paced); ok {
+		return p.SlowAfter(bucket.OpPut, int64(bytes))
+	}
+	return 0
+}
+
+// intact compares the memory that was stored as a segment with what its records say. If it is not that, it is not known
+// what lies in the bucket, and nobody may be told that it is kept.
+func intact(p *pending, key segment.Key) error {
+	body := p.sealed.Body[:len(p.sealed.Body)-int(p.sealed.TrailerLen)]
+	t, err := key.Parse(p.sealed.Body[len(body):], int64(len(p.sealed.Body)))
+	if err == nil {
+		for _, r := range t.Records {
+			if b, ok := r.Record.(segment.Stored); ok && segment.SumOf(body[b.Off:][:b.Len]) != b.Sum {
+				err = fmt.Errorf("block %s at %d has another checksum", b.Name, b.Off)
+				break
+			}
 		}
-		return err
+	}
+	if err == nil {
+		return nil
+	}
+	return impossible(never.Event{
+		What:      fmt.Sprintf("the memory that holds segment %s changed after it was sealed: %v", p.pos, err),
+		Where:     "object " + key.String(),
+		Invariant: "the bytes of a segment are fixed when it is sealed (JOURNAL 6)",
+		Todo:      "Suspect this machine's memory: test it, or bring the service back on another machine with holdfastd recover. Nobody was told that this segment is kept; clients send again what was in it.",
 	})
-	return key, err
+}
+
+// impossible stops the process. Where a test does not let it, it returns the event as an error.
+func impossible(e never.Event) error {
+	never.Happened(e)
+	return errors.New(e.String())
 }
 
 // confirm reads the epoch object and returns nil if it names our claim. It returns ErrLost once two reads
 // agreed on another claim, so that one flipped bit does not end the process.
-func (j *Journal) confirm(ctx context.Context) error {
+func (j *Journal) confirm(ctx context.Context, patience time.Duration) (err error) {
+	e := j.trouble.begin("read the epoch object")
+	defer func() { e.end(err == nil) }()
 	var other []byte
-	return persist(ctx, getPatience, getTimeout, func(ctx context.Context) error {
+	return persist(ctx, patience, getTimeout, func(ctx context.Context) (err error) {
+		defer func() {
+			if err != nil {
+				e.failed(err)
+			}
+		}()
 		raw, err := j.cfg.Bucket.Get(ctx, segment.EpochKey(j.cfg.Cell), 0, -1)
 		if err != nil {
 			return err
@@ -160,8 +269,7 @@ func (j *Journal) confirm(ctx context.Context) error {
 }
 
 // watch reads the epoch object now and then, so that an owner that has nothing to acknowledge learns as well
-// that it was replaced (JOURNAL 5), and compares the clocks (JOURNAL 14). A bucket that does not answer is no reason
-// to stop: the next acknowledgement will see.
+// that it was replaced (JOURNAL 5) or that the bucket is away, and compares the clocks (JOURNAL 14).
 func (j *Journal) watch() {
 	defer j.work.Done()
 	tick := time.NewTicker(j.cfg.watch)
@@ -169,7 +277,7 @@ func (j *Journal) watch() {
 	for {
 		select {
 		case <-tick.C:
-			if err := j.confirm(j.ctx); errors.Is(err, ErrLost) {
+			if err := j.confirm(j.ctx, forever); err != nil { // another owner, or our end
 				j.stop(err)
 				return
 			}
@@ -211,11 +319,13 @@ func persist(ctx context.Context, patience, timeout time.Duration, fn func(conte
 			return f.error
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case time.Since(began) >= patience:
-			return fmt.Errorf("gave up after %s: %w", time.Since(began).Round(time.Second), err)
+		case errors.Is(err, bucket.ErrClosed):
+			return err
 		}
-		// Half of the wait is random, so that many waiters do not come back at once.
-		t := time.NewTimer(backoff/2 + rand.N(backoff/2))
+		if err := impatient(patience, began, err); err != nil {
+			return err
+		}
+		t := time.NewTimer(jitter(backoff))
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -224,4 +334,28 @@ func persist(ctx context.Context, patience, timeout time.Duration, fn func(conte
 		}
 		backoff = min(2*backoff, lastBackoff)
 	}
+}
+
+// jitter makes half of a wait random, so that many waiters do not come back at once.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }
+
+// impatient returns an error if what failed with err just now has been tried for longer than patience, which is
+// short for what a person has to mend. It wraps ErrUnavailable unless the bucket did answer, with what cannot be.
+func impatient(patience time.Duration, began time.Time, err error) error {
+	if patience == forever {
+		return nil
+	}
+	if refused(err) {
+		patience = min(patience, refusedPatience)
+	}
+	waited := time.Since(began)
+	if waited < patience {
+		return nil
+	}
+	for _, answer := range []error{ErrNoJournal, ErrContradiction, ErrDamaged, ErrOwned, ErrLost} {
+		if errors.Is(err, answer) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w for %s: %w", ErrUnavailable, waited.Round(time.Second), err)
 }

@@ -27,7 +27,7 @@ type days struct {
 
 func (d *days) config(b *sim.Bucket) Config {
 	cfg := config(b)
-	cfg.watch, cfg.clock = never, func() time.Time { return time.Now().Add(d.ahead) }
+	cfg.watch, cfg.clock = seldom, func() time.Time { return time.Now().Add(d.ahead) }
 	return cfg
 }
 
@@ -38,8 +38,8 @@ func (d *days) pass(by time.Duration) {
 
 const (
 	week = 7*24*time.Hour + time.Minute
-	// never is between two looks of a journal in which days pass: whoever deletes looks anyway.
-	never = 1000 * time.Hour
+	// seldom is between two looks of a journal in which days pass: whoever deletes looks anyway.
+	seldom = 1000 * time.Hour
 )
 
 // freeing is a cell in which the archive A0, whose root links to the chunk C, is deleted and freed, while a client

@@ -30,10 +30,10 @@ const (
 	maxAge = 5 * time.Second
 	// flushEvery is the least time between two seals that somebody waits for (JOURNAL 15).
 	flushEvery = 250 * time.Millisecond
-	// maxPending bounds the segments that are sealed and not acknowledged. Beyond it Append waits: memory
-	// is bounded by the segments pending and the one being filled.
+	// maxPending bounds the segments that are sealed and still in memory: not acknowledged, or read by a call to the
+	// bucket that another overtook. Beyond it Append waits: memory is bounded by these and the one being filled.
 	maxPending = 3
-	// maxPuts bounds the segments on their way to the bucket at one time.
+	// maxPuts bounds the segments on their way to the bucket at one time, each by maxCalls calls at most.
 	maxPuts = 2
 	// maxRows is how much of the view a segment changes before it is sealed, bytes of keys and values: rows
 	// that wait for their acknowledgement are in memory, at two to three times this.
@@ -50,10 +50,12 @@ type Config struct {
 	Host     [16]byte // random, of the data directory: who may claim the cell again without Takeover
 	Takeover bool     // claim the cell although another host owns it
 	Probe    bool     // look first whether the bucket keeps its promises (bucket.Probe); it is refused if not
-	Create   bool     // begin the cell's journal if the bucket has none; without it that is ErrNoJournal
-	Dir      string   // of the view; made if absent; "" keeps the view in memory
-	LogKey   ed25519.PrivateKey
-	Log      *slog.Logger // nil discards
+	// SingleOwner says that no other process ever claims the cell: a bucket that lacks nothing but conditional writes is not refused.
+	SingleOwner bool
+	Create      bool   // begin the cell's journal if the bucket has none; without it that is ErrNoJournal
+	Dir         string // of the view; made if absent; "" keeps the view in memory
+	LogKey      ed25519.PrivateKey
+	Log         *slog.Logger // nil discards
 	// Progress, if set, is told at a start how many of the segments that it replays it has, each time that it gets on.
 	Progress func(done, all int)
 	// Store, if set, is used as the view instead of opening Dir. Close closes it.
@@ -108,8 +110,9 @@ type Journal struct {
 
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc
+	trouble trouble
 	work    sync.WaitGroup // commits, watch
-	slots   chan struct{}  // holds a token for every Put at work
+	slots   chan struct{}  // holds a token for every segment on its way
 	stopped chan struct{}
 
 	mu        sync.RWMutex
@@ -126,6 +129,7 @@ type Journal struct {
 	timer     *time.Timer
 	room      chan struct{} // closed when cur was replaced
 	free      []*segment.Builder
+	held      int   // sealed segments in memory: queue, and those acknowledged of which calls still read
 	err       error // why it stopped; wraps ErrStopped
 	clocks    clocks
 	open      map[holdfast.SessionID]sessionStart // of this process, neither ended nor forgotten
@@ -141,6 +145,8 @@ type Info struct {
 	Duration time.Duration // from the beginning of Open
 	// Quarantine is what the bucket showed then that is not part of the journal.
 	Quarantine Quarantine
+	// SingleOwner says why the bucket is used on Config.SingleOwner's word; "" if it is as it should be.
+	SingleOwner string
 }
 
 // Info says what Open did.
@@ -167,6 +173,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	if j.log == nil {
 		j.log = slog.New(slog.DiscardHandler)
 	}
+	j.trouble.log = j.log
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	ok := false
 	defer func() {
@@ -183,14 +190,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	}
 
 	if cfg.Probe {
-		err := persist(ctx, getPatience, probeTimeout, func(ctx context.Context) error {
-			err := bucket.Probe(ctx, cfg.Bucket, segment.CellPrefix(cfg.Cell))
-			if errors.Is(err, bucket.ErrWeak) {
-				err = final{err}
-			}
-			return err
-		})
-		if err != nil {
+		if err := j.probe(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -241,6 +241,33 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j.work.Add(1)
 	go j.watch()
 	return j, nil
+}
+
+// probe looks whether the bucket keeps its promises. One without conditional writes is used if the configuration
+// says that nobody else ever claims the cell. What a person must set right first is not tried again for long.
+func (j *Journal) probe(ctx context.Context) error {
+	ask := func(probe func(context.Context, bucket.Bucket, string) error) error {
+		return persist(ctx, getPatience, probeTimeout, func(ctx context.Context) error {
+			err := probe(ctx, j.cfg.Bucket, segment.CellPrefix(j.cfg.Cell))
+			switch class := bucket.ClassOf(err); {
+			case errors.Is(err, bucket.ErrWeak), class == bucket.ClassDenied, class == bucket.ClassConfig:
+				err = final{err}
+			}
+			return err
+		})
+	}
+	err := ask(bucket.Probe)
+	if !errors.Is(err, bucket.ErrUnconditional) || !j.cfg.SingleOwner {
+		return err
+	}
+	if err := ask(bucket.ProbeAlone); err != nil {
+		return err
+	}
+	j.cfg.Bucket = bucket.Alone(j.cfg.Bucket)
+	j.info.SingleOwner = err.Error()
+	j.log.Error("RUNNING ON A STORE WITHOUT CONDITIONAL WRITES (--single-owner): two processes that claim this cell at the same time are not kept apart, "+
+		"and one of them stops for good or the cell must be mended by hand; make sure that there is one", "found", err)
+	return nil
 }
 
 // Acked returns the view of acknowledged segments.

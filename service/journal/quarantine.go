@@ -92,7 +92,7 @@ func (j *Journal) Sweep(ctx context.Context) (swept Quarantine, err error) {
 		return swept, err
 	}
 	// Not for safety: a process that was replaced has nothing to tidy.
-	if err := j.confirm(ctx); err != nil {
+	if err := j.confirm(ctx, getPatience); err != nil {
 		if errors.Is(err, ErrLost) {
 			j.stop(err)
 		}

@@ -303,7 +303,7 @@ func (j *Journal) findChain(ctx context.Context) (*chain, error) {
 	})
 	if errors.Is(err, ErrContradiction) {
 		// Segments of a later epoch are no contradiction if somebody has claimed it since.
-		if lost := j.confirm(ctx); lost != nil {
+		if lost := j.confirm(ctx, getPatience); lost != nil {
 			return nil, lost
 		}
 	}
@@ -334,13 +334,13 @@ func (j *Journal) takeOver(ctx context.Context, c *chain) (replayed, error) {
 	}
 	j.clocks.owed = nil
 	s := b.Seal(pos, prev)
-	key, err := j.put(ctx, pos, s)
+	key, err := j.put(ctx, putPatience, pos, s, &j.work)
 	if err != nil {
 		return replayed{}, err
 	}
 	// It is durable, and so is all before it, which we listed. The same rule as for every segment (JOURNAL 2,
 	// 3): the read of the epoch object begins after that.
-	if err := j.confirm(ctx); err != nil {
+	if err := j.confirm(ctx, getPatience); err != nil {
 		return replayed{}, err
 	}
 	t, err := key.Parse(s.Body[len(s.Body)-int(s.TrailerLen):], int64(len(s.Body)))

@@ -44,7 +44,7 @@ const (
 // Errors of faults, for tests that look for them; a user of a bucket cannot know them.
 var (
 	ErrFault   = errors.New("simulated: InternalError")
-	ErrCrashed = errors.New("simulated: this process is dead")
+	ErrCrashed = fmt.Errorf("simulated: this process is dead: %w", bucket.ErrClosed)
 )
 
 // CursedDelay is how long a cursed request takes to fail, as seen on S3.
