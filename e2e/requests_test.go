@@ -1,0 +1,89 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast/internal/s3server"
+)
+
+// TestRequestsPerGiB counts what the service asks of S3 for each thing that it does. docs/storage.md has these figures
+// in a table, and a bill is made of them. The limits are what was measured and a fifth more.
+func TestRequestsPerGiB(t *testing.T) {
+	size := bySize[int64](256<<20, 1<<30)
+	files := bySize(4000, 20000)
+	p, m := behindMiddle(t, onS3(t, s3server.Versity))
+	before := m.count()
+	const gib = 1 << 30
+	// within fails t if more was asked since the last call than was measured: something for each time, and something
+	// for each GiB that went to the store, or came from it. In the order PUT, GET, LIST, DELETE.
+	within := func(what string, each [4]float64, in, out [2]float64) {
+		t.Helper()
+		now := m.count()
+		n := now.minus(before)
+		before = now
+		t.Logf("%-40s %s", what, n)
+		for i, kind := range []string{"PUT", "GET", "LIST", "DELETE"} {
+			most := each[i]
+			if i < 2 {
+				most += in[i]*float64(n.in)/gib + out[i]*float64(n.out)/gib
+			}
+			if got := n.calls[kind]; float64(got) > most*1.2+1 {
+				t.Errorf("%s: %d requests of %s; the limit is %.1f and a fifth", what, got, kind, most)
+			}
+		}
+		if n.calls["HEAD"]+n.calls["POST"] > 0 {
+			t.Errorf("%s: requests of another kind: %v", what, n.calls)
+		}
+		if n.failures > 0 {
+			t.Errorf("%s: %d requests failed", what, n.failures)
+		}
+	}
+	type requests = [4]float64
+	stored, read, none := [2]float64{64, 64}, [2]float64{0, 310}, [2]float64{}
+	start := requests{39, 56, 7, 5}
+
+	s := newServiceAt(t, p, nil)
+	within("make a service and start it", requests{74, 88, 14, 10}, none, none)
+	c := newClient(t, s)
+	within("enrol a customer", requests{4, 4}, none, none)
+
+	dir := scratch(t)
+	write(t, filepath.Join(dir, "large", "small"), "small")
+	for i := range 4 {
+		writeNoise(t, filepath.Join(dir, "large", fmt.Sprint("file-", i)), uint64(100+i), size/4)
+	}
+	c.ok("create", "-C", dir, "large", "large")
+	within(fmt.Sprintf("back up %d MiB in large files", size>>20), requests{2, 5}, stored, none)
+	c.ok("create", "-C", dir, "large", "large")
+	within("back it up again, unchanged", requests{3, 7}, none, none)
+	out := filepath.Join(scratch(t), "out")
+	c.ok("extract", "large", "--target", out)
+	within(fmt.Sprintf("restore %d MiB in large files", size>>20), requests{}, none, read)
+
+	tree := smallTree(t, dir, "small", 110, files)
+	bytes := treeBytes(t, tree)
+	c.ok("create", "-C", dir, "small", "small")
+	within(fmt.Sprintf("back up %d small files, %d MiB", files, bytes>>20), requests{3, 7}, stored, none)
+	writeText(t, filepath.Join(tree, "000", "file-00007"), 5, 20_000)
+	c.ok("create", "-C", dir, "small", "small")
+	within("back up the same with one changed", requests{3, 7}, none, none)
+	c.ok("extract", "small", "--target", filepath.Join(scratch(t), "out"))
+	within(fmt.Sprintf("restore %d small files", files), requests{0, 7}, none, [2]float64{0, 600})
+
+	idle := bySize(10*time.Second, time.Minute)
+	<-time.After(idle)
+	within(fmt.Sprintf("nothing, for %v", idle), requests{0, 240 * idle.Hours()}, none, none)
+	segments := float64(len(p.objects(t)))
+	before = m.count()
+	s.stop()
+	within("stop", requests{}, none, none)
+	s.start()
+	within("start again", start, none, none)
+	s.loseDisk()
+	within(fmt.Sprintf("recover a journal of %.0f segments", segments), requests{2 * start[0], 2*start[1] + 1.2*segments, 2 * start[2], 2 * start[3]}, none, none)
+}
