@@ -36,6 +36,7 @@ import (
 	"holdfast/service/journal"
 	"holdfast/service/segment"
 	"holdfast/service/serve"
+	"holdfast/service/view"
 	"holdfast/wire"
 )
 
@@ -62,6 +63,7 @@ type world struct {
 
 	// with, if set, gives the service another bucket to use than a new connection itself, or prepares that one.
 	with func(*sim.Bucket) bucket.Bucket
+	disk *view.Disk // that the view is on; nil for a new one at each start
 
 	mu     sync.Mutex // guards what a restart replaces, against clients that dial meanwhile
 	bucket *sim.Bucket
@@ -133,7 +135,17 @@ func (w *world) start() {
 }
 
 // serve starts a service.
-func (w *world) serve(cfg journal.Config) error {
+func (w *world) serve(cfg journal.Config) (err error) {
+	if w.disk != nil {
+		cfg.Store, err = w.disk.Open()
+		if errors.Is(err, view.ErrDamaged) { // it is made anew
+			w.disk = view.NewDisk()
+			cfg.Store, err = w.disk.Open()
+		}
+		if err != nil {
+			return err
+		}
+	}
 	j, err := journal.Open(w.Context(), cfg)
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
