@@ -10,12 +10,15 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"holdfast"
+	"holdfast/internal/never"
+	"holdfast/service/bucket"
 	"holdfast/service/journal"
 	"holdfast/service/view"
 )
@@ -25,6 +28,8 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDamaged = 4 // check found something, or what is there is not to be trusted
+	exitNever   = never.ExitStatus
+	exitLost    = 6 // another host owns the cell
 )
 
 // usageError marks an error in the way that the program was called.
@@ -33,6 +38,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 func main() {
+	faultsBySignal()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -44,6 +50,15 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
+// faultsBySignal makes a panic that nobody expects end the process by SIGABRT: its status would otherwise be that of
+// wrong usage, after which nobody starts a service again. No image of the memory is left behind: keys are in it.
+func faultsBySignal() {
+	debug.SetTraceback("crash")
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		fmt.Fprintf(os.Stderr, "holdfastd: forbid images of memory: %v\n", err)
+	}
+}
+
 // explain adds what to do next where the error itself does not know it.
 func explain(err error) string {
 	text := strings.TrimSpace(err.Error())
@@ -52,6 +67,8 @@ func explain(err error) string {
 		return text + "; this one has stopped for good, nothing that it acknowledged is lost"
 	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction):
 		return text + "; bring the bucket's objects back from its redundancy, then try again"
+	case errors.Is(err, bucket.ErrUnconditional):
+		return text + "; if no other process can ever claim this cell, --single-owner runs there all the same (docs/storage.md says what that gives up)"
 	case errors.Is(err, view.ErrDamaged):
 		return text + "; make the view anew with holdfastd rebuild"
 	}
@@ -62,6 +79,10 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, new(usageError)):
 		return exitUsage
+	case errors.Is(err, never.ErrStands):
+		return exitNever
+	case errors.Is(err, journal.ErrLost), errors.Is(err, journal.ErrOwned):
+		return exitLost
 	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction), errors.Is(err, view.ErrDamaged):
 		return exitDamaged
 	}
@@ -74,7 +95,9 @@ func command() *cobra.Command {
 		Short: "The Holdfast service: keeps sealed blocks in a bucket",
 		Long: `Holdfastd is the Holdfast service. It keeps sealed blocks in a bucket and holds no key that opens one.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 4 damaged, or the bucket contradicts what was acknowledged.`,
+Exit codes: 0 done; 1 failed; 2 wrong usage; 4 damaged, or the bucket contradicts what was acknowledged; 5 stopped by an
+event that must never happen, see holdfastd why; 6 another host owns the service's data. A fault in the program ends it by
+the signal SIGABRT.`,
 		Version:       holdfast.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -84,7 +107,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 4 damaged, or the bucket contradict
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), noticeCommand(), sweepCommand(), thawCommand(), recoverCommand(), rebuildCommand(), checkCommand())
+	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), requestsCommand(), noticeCommand(), sweepCommand(), thawCommand(), whyCommand(), resumeCommand(), recoverCommand(), rebuildCommand(), checkCommand())
 	plain(c)
 	return c
 }

@@ -61,13 +61,13 @@ func (c Chance) P() float64 { return float64(c.Failed) / float64(c.Tried) }
 
 // Period is what happened in a part of the time.
 type Period struct {
-	Begin     time.Time     `json:"begin"`
-	Length    time.Duration `json:"length_ns"`
-	Attempts  uint64        `json:"attempts"`
-	Failed    uint64        `json:"failed"`
-	Repeated  Chance        `json:"repeated"` // attempts at requests that had failed before
-	Exhausted uint64        `json:"exhausted"`
-	Bad       float64       `json:"median_of_failures"` // seconds
+	Begin     time.Time `json:"begin"`
+	Length    float64   `json:"length"` // seconds
+	Attempts  uint64    `json:"attempts"`
+	Failed    uint64    `json:"failed"`
+	Repeated  Chance    `json:"repeated"` // attempts at requests that had failed before
+	Exhausted uint64    `json:"exhausted"`
+	Bad       float64   `json:"median_of_failures"` // seconds
 }
 
 // Single is one attempt.
@@ -108,8 +108,8 @@ func Read(path string, since time.Duration) (Report, error) {
 	return r, err
 }
 
-// maxPeriods bounds the periods of a report.
-const maxPeriods = 24
+// maxPeriods bounds the periods of a report: the hours of a day, and the one that has begun.
+const maxPeriods = 25
 
 func (h *History) report(now time.Time, since time.Duration) Report {
 	all, each := h.hours[:], time.Hour
@@ -202,7 +202,7 @@ func periods(used []*slice, from, now time.Time, each time.Duration) []Period {
 	for _, s := range used {
 		begin := from.Add(time.Unix(s.Begin, 0).Sub(from).Truncate(length)).UTC()
 		if len(out) == 0 || out[len(out)-1].Begin != begin {
-			out, bad = append(out, Period{Begin: begin, Length: length}), hist{}
+			out, bad = append(out, Period{Begin: begin, Length: length.Seconds()}), hist{}
 		}
 		p := &out[len(out)-1]
 		for i := range s.Ops {
@@ -246,6 +246,12 @@ const (
 	timesHigher   = 3
 )
 
+// When an operation counts as failing.
+const (
+	fewestAttempts = 20
+	mostlyFailing  = 0.5
+)
+
 // verdicts says what stands out.
 func verdicts(r Report) (out []string) {
 	for _, o := range r.Ops {
@@ -256,28 +262,39 @@ func verdicts(r Report) (out []string) {
 			if c.Alone < fewestRepeats || again < correlated || again < timesHigher*first {
 				continue
 			}
-			times := []string{"", "once", "twice", "three times or more"}[k]
-			text := fmt.Sprintf("failures of %s are correlated: a request that failed %s fails again in %s of cases (%d of %d), while the store answers others; any request fails in %s",
-				o.Op, times, percent(again), c.Alone, c.Tried, percent(first))
+			text := fmt.Sprintf("failures of %s are correlated: a request that failed %s fails again in %s of cases (%d of %d), while the store answers others; requests made for the first time fail in %s of cases",
+				o.Op, []string{"", "once", "twice", "three times or more"}[k], Percent(again), c.Alone, c.Tried, Percent(first))
 			if o.Alike >= 0.8 {
 				text += fmt.Sprintf("; failures take about the same time, %.2f s", o.Bad.Median)
+			}
+			if since, ok := firstAlone(r.When); ok {
+				text += "; first seen " + since.Format("2006-01-02 15:04") + " UTC"
 			}
 			out = append(out, text+"; such requests are abandoned for new ones, see docs/storage.md")
 			break
 		}
-		if o.Attempts >= 20 && float64(o.Failed) > float64(o.Attempts)/2 {
-			out = append(out, fmt.Sprintf("%s of all attempts at %s failed: look at the classes of failure", percent(float64(o.Failed)/float64(o.Attempts)), o.Op))
+		if o.Attempts >= fewestAttempts && float64(o.Failed) > mostlyFailing*float64(o.Attempts) {
+			out = append(out, fmt.Sprintf("%s of the attempts at %s failed", Percent(float64(o.Failed)/float64(o.Attempts)), o.Op))
 		}
 	}
-	if len(out) > 0 {
-		return out
-	}
-	return nil
+	return out
 }
 
-// percent writes a share so that small ones are not nothing.
-func percent(p float64) string {
+// firstAlone returns the first period in which repeated requests failed while others were answered, unless it is the first of all:
+// then that may have begun earlier.
+func firstAlone(when []Period) (time.Time, bool) {
+	i := slices.IndexFunc(when, func(p Period) bool { return p.Repeated.Alone > 0 })
+	if i <= 0 {
+		return time.Time{}, false
+	}
+	return when[i].Begin, true
+}
+
+// Percent writes a share for people, so that a small one is not nothing.
+func Percent(p float64) string {
 	switch p *= 100; {
+	case math.IsNaN(p):
+		return "-"
 	case p > 0 && p < 0.1:
 		return fmt.Sprintf("%.2g %%", p)
 	case p < 10:

@@ -390,3 +390,27 @@ func TestCursedRequests(t *testing.T) {
 		}
 	})
 }
+
+// What a call costs over that of the store below, here one in memory.
+func BenchmarkCall(b *testing.B) {
+	plain := sim.New(1)
+	if err := plain.Put(b.Context(), "k", body); err != nil {
+		b.Fatal(err)
+	}
+	for name, s := range map[string]bucket.Bucket{"plain": plain, "steady": New(plain, Config{})} {
+		b.Run("get/"+name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Get(b.Context(), "k", 0, 30); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("put/"+name, func(b *testing.B) {
+			for b.Loop() {
+				if err := s.Put(b.Context(), "k", body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
