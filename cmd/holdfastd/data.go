@@ -16,15 +16,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/never"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/open"
 	"holdfast/service/bucket/steady"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
+	"holdfast/service/quiet"
 	"holdfast/service/requests"
 )
 
-// The files of a data directory, beside identity.FileName, requests.FileName and admin.SocketName.
+// The files of a data directory, beside identity.FileName, requests.FileName, never.FileName, room.BallastName,
+// notice.FileName and admin.SocketName.
 const (
 	hostFile = "host" // 32 hex digits: which data directory may claim the cell again by itself
 	lockFile = "lock" // locked while a process uses the directory
@@ -39,7 +42,10 @@ type data struct {
 	bucket bucket.Bucket
 	// history counts the requests to the bucket; nil counts them in memory.
 	history *requests.History
-	lock    *os.File
+	stops   *never.Recorder
+	// single is --single-owner.
+	single bool
+	lock   *os.File
 }
 
 // openData locks a data directory and reads what is in it. Two processes never share one.
@@ -52,10 +58,14 @@ func openData(dir string) (*data, error) {
 	if d.host, err = readHost(dir); err != nil {
 		return nil, err
 	}
-	if d.bucket, err = open.Bucket(id.Bucket); err != nil {
+	if d.lock, err = lock(dir); err != nil {
 		return nil, err
 	}
-	if d.lock, err = lock(dir); err != nil {
+	if d.stops, err = never.Install(dir); err == nil {
+		d.bucket, err = open.Bucket(id.Bucket)
+	}
+	if err != nil {
+		d.lock.Close()
 		return nil, err
 	}
 	return d, nil
@@ -73,6 +83,8 @@ func (d *data) config(log *slog.Logger) journal.Config {
 		LogKey: d.id.LogKey(),
 		Probe:  true,
 		Log:    log,
+
+		SingleOwner: d.single,
 	}
 }
 
@@ -96,7 +108,7 @@ func lock(dir string) (*os.File, error) {
 // createData makes dir a data directory of id and begins the journal in its bucket, once and for all: a
 // service that later finds no journal there knows that something is wrong. The identity file comes last:
 // without it dir holds no service, and the command can be repeated; the cell that was begun is then nobody's.
-func createData(ctx context.Context, dir string, id *identity.Identity, b bucket.Bucket) error {
+func createData(ctx context.Context, dir string, id *identity.Identity, b bucket.Bucket, single bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
@@ -104,8 +116,11 @@ func createData(ctx context.Context, dir string, id *identity.Identity, b bucket
 	if err != nil {
 		return err
 	}
-	d := &data{dir: dir, id: id, host: host, bucket: b}
-	cfg := d.config(nil)
+	if _, err := never.Install(dir); err != nil {
+		return err
+	}
+	d := &data{dir: dir, id: id, host: host, bucket: b, single: single}
+	cfg := d.config(quiet.New(os.Stderr, slog.LevelWarn))
 	cfg.Create = true
 	if err := os.RemoveAll(cfg.Dir); err != nil { // of an attempt that failed
 		return fmt.Errorf("remove the view of an earlier attempt: %w", err)
@@ -149,6 +164,11 @@ func readHost(dir string) (host [16]byte, err error) {
 	}
 	copy(host[:], b)
 	return host, nil
+}
+
+// singleFlag adds --single-owner to the flags of a command that claims the cell.
+func singleFlag(c *cobra.Command, single *bool) {
+	c.Flags().BoolVar(single, "single-owner", false, "use a store without conditional writes all the same: no other process claims this cell")
 }
 
 // dataFlag adds --data to a command's flags.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,11 +14,40 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"holdfast/internal/never"
 	"holdfast/service/admin"
+	"holdfast/service/journal"
+	"holdfast/service/view"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"holdfastd": main})
+	testscript.Main(m, map[string]func(){"holdfastd": main, "happen": happen})
+}
+
+// happen is a process that an event stops that must never happen, in the data directory that it is given.
+func happen() {
+	if _, err := never.Install(os.Args[1]); err != nil {
+		panic(err)
+	}
+	never.Happened(never.Event{What: "the count of block 00ff is -1", Where: "the view", Invariant: "A count is never below zero.", Todo: "Look."})
+}
+
+// TestExitCodes: systemd, and whoever else starts the service again, goes by them.
+func TestExitCodes(t *testing.T) {
+	for err, want := range map[error]int{
+		errors.New("x"): 1,
+		fmt.Errorf("x: %w", usageError{errors.New("y")}):          2,
+		fmt.Errorf("x: %w", journal.ErrDamaged):                   4,
+		fmt.Errorf("x: %w", journal.ErrContradiction):             4,
+		fmt.Errorf("x: %w", view.ErrDamaged):                      4,
+		fmt.Errorf("x: %w", never.ErrStands):                      5,
+		fmt.Errorf("x: %w", journal.ErrOwned):                     6,
+		fmt.Errorf("%w: %w", journal.ErrStopped, journal.ErrLost): 6,
+	} {
+		if got := exitCode(err); got != want {
+			t.Errorf("%v: %d, want %d", err, got, want)
+		}
+	}
 }
 
 // TestScripts runs what is in testdata/script against the real command, files and sockets. Beside the

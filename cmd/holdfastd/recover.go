@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/never"
 	"holdfast/service/bucket/open"
 	"holdfast/service/bucket/steady"
 	"holdfast/service/identity"
@@ -20,6 +21,7 @@ import (
 
 func recoverCommand() *cobra.Command {
 	var file, dir string
+	var single bool
 	c := &cobra.Command{
 		Use:   "recover --identity FILE --data NEWDIR",
 		Short: "Bring a service back from its bucket and its identity file",
@@ -32,18 +34,19 @@ losing anything that it acknowledged.`,
 			if err := required(c, "identity", "data"); err != nil {
 				return err
 			}
-			return runRecover(c.Context(), c.OutOrStdout(), file, dir)
+			return runRecover(c.Context(), c.OutOrStdout(), file, dir, single)
 		},
 	}
 	c.Flags().StringVar(&file, "identity", "", "`FILE` with the service's identity")
 	dataFlag(c, &dir)
+	singleFlag(c, &single)
 	return c
 }
 
 // runRecover claims the cell for the new directory and rebuilds the view from the bucket. The identity
 // file is written last, so that a directory that was not finished holds no service and the command can
 // be repeated.
-func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
+func runRecover(ctx context.Context, out io.Writer, file, dir string, single bool) error {
 	id, err := identity.Load(file)
 	if err != nil {
 		return err
@@ -67,11 +70,14 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := never.Install(dir); err != nil {
+		return err
+	}
 	log := quiet.New(os.Stderr, slog.LevelWarn)
 	cfg := journal.Config{
 		Bucket: steady.New(b, steady.Config{Log: log}), Cell: id.Cell, Host: host, Takeover: true, Probe: true,
 		Dir: filepath.Join(dir, viewDir), LogKey: id.LogKey(),
-		Log: log,
+		Log: log, SingleOwner: single,
 	}
 	rep, err := journal.Rebuild(ctx, cfg)
 	if err != nil {

@@ -33,26 +33,32 @@ const (
 
 func serveCommand() *cobra.Command {
 	var dir, listen string
-	var takeover bool
+	var takeover, single bool
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Recover, then serve until told to end",
-		Args:  exactly(0),
+		Long: `Recover what the bucket holds, then serve until told to end.
+
+An event that must never happen ends the process with status 5, and serve does not start again before somebody has
+looked: holdfastd why says what happened, holdfastd resume lets it start. A process that finds that another host owns the
+service's data ends with 6, and takes nothing back by itself.`,
+		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
 				return err
 			}
-			return runServe(c.Context(), dir, listen, takeover)
+			return runServe(c.Context(), dir, listen, takeover, single)
 		},
 	}
 	dataFlag(c, &dir)
 	c.Flags().StringVar(&listen, "listen", "", "listen on this `HOST:PORT` instead of the service's address")
 	c.Flags().BoolVar(&takeover, "takeover", false, "take the data over from another host, which must be gone for good")
+	singleFlag(c, &single)
 	return c
 }
 
 // runServe is the life of the service: lock, recover, listen, serve, drain.
-func runServe(ctx context.Context, dir, listen string, takeover bool) error {
+func runServe(ctx context.Context, dir, listen string, takeover, single bool) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(softMemory)
 	}
@@ -62,6 +68,10 @@ func runServe(ctx context.Context, dir, listen string, takeover bool) error {
 		return err
 	}
 	defer d.close()
+	if err := d.stops.Clear(); err != nil {
+		return err
+	}
+	d.single = single
 	if listen == "" {
 		listen = d.id.Address
 	}
