@@ -81,13 +81,13 @@ func checkBucket(name string) error {
 
 func parsePrefix(u *url.URL) (string, error) {
 	p := strings.Trim(u.Path, "/")
-	if p == "" && strings.Trim(u.Path, "/") == "" && len(u.Path) <= 1 {
+	if len(u.Path) <= 1 {
 		return "", nil
 	}
 	bad := func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./", r))
 	}
-	if len(p) > maxPrefix || strings.ContainsFunc(p, bad) || path.Clean("/"+p) != "/"+p || !slices.Contains([]string{"/" + p, "/" + p + "/"}, u.Path) {
+	if p == "" || len(p) > maxPrefix || strings.ContainsFunc(p, bad) || path.Clean("/"+p) != "/"+p || !slices.Contains([]string{"/" + p, "/" + p + "/"}, u.Path) {
 		return "", fmt.Errorf("%.80q is not a prefix: names of a-z, A-Z, 0-9, '-', '_' and '.' joined by '/', at most %d bytes", u.Path, maxPrefix)
 	}
 	return p + "/", nil

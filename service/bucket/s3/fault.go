@@ -95,7 +95,10 @@ var codes = map[string]bucket.Class{
 
 	"AuthorizationHeaderMalformed": bucket.ClassConfig,
 	"InvalidObjectState":           bucket.ClassConfig,
+	"MethodNotAllowed":             bucket.ClassConfig,
 	"NoSuchBucket":                 bucket.ClassConfig,
+	"NotImplemented":               bucket.ClassConfig,
+	"TemporaryRedirect":            bucket.ClassConfig,
 }
 
 // classOfStatus is the class of an answer whose code says nothing.
@@ -174,8 +177,13 @@ func (b *Bucket) fault(ctx context.Context, x *answer, err error) error {
 
 // answered is fault where the store answered.
 func (b *Bucket) answered(x *answer, code, message string) error {
-	if code == "UnknownError" || code == http.StatusText(x.status) || strings.ReplaceAll(http.StatusText(x.status), " ", "") == code && codes[code] == "" {
-		code = "" // the SDK's invention
+	// Where the store gives none the SDK invents them: "UnknownError", or the name of the status.
+	const unknown = "UnknownError"
+	if code == unknown || code == strings.ReplaceAll(http.StatusText(x.status), " ", "") && codes[code] == "" {
+		code = ""
+	}
+	if message == unknown {
+		message = ""
 	}
 	class, ok := codes[code]
 	switch {

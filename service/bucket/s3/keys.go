@@ -69,7 +69,7 @@ func (k *keys) hide(text string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range []string{k.known.SecretAccessKey, k.known.SessionToken, k.known.AccessKeyID} {
-		if s != "" {
+		if len(s) >= 4 { // else it is found in any text, and nobody's
 			text = strings.ReplaceAll(text, s, "[hidden]")
 		}
 	}

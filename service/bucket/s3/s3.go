@@ -40,6 +40,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	sdk "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -91,6 +92,7 @@ func Open(a Address) (*Bucket, error) {
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		o.DisableS3ExpressSessionAuth = aws.Bool(true)
 		o.ClientLogMode = 0
+		o.Logger = logging.Nop{} // what matters is in the errors
 	})
 	return b, nil
 }
@@ -267,6 +269,7 @@ func (r span) read(x *answer, body io.Reader) ([]byte, error) {
 		case err != nil || r.whole() || from != r.off || r.n >= 0 && to-from+1 > r.n || total >= 0 && to >= total || length >= 0 && length != to-from+1:
 			return nil, refuse(bucket.ClassCorrupt, "%s was answered with Content-Range %.60q and %d bytes", r.header(), x.header.Get("Content-Range"), length)
 		case r.n >= 0 && to-from+1 < r.n && to+1 == total:
+			_, _ = io.CopyN(io.Discard, body, maxErrorBody) // so that the connection can be used again
 			return nil, short(r.off+r.cut, r.n-r.cut)
 		case r.n >= 0 && to-from+1 < r.n, r.n < 0 && total >= 0 && to+1 != total:
 			return nil, refuse(bucket.ClassCorrupt, "%s was answered with a part of it, %.60q", r.header(), x.header.Get("Content-Range"))
