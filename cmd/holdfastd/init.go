@@ -12,11 +12,17 @@ import (
 
 func initCommand() *cobra.Command {
 	var dir, bucketURL, address string
+	var single bool
 	c := &cobra.Command{
-		Use:   "init --data DIR --bucket file:///PATH --address HOST:PORT",
+		Use:   "init --data DIR --bucket URL --address HOST:PORT",
 		Short: "Make a new service",
 		Long: `Make a new service: a data directory with the service's identity, and a bucket. A bucket that exists is
 used as it is: several services may share one. To bring a service back, use holdfastd recover.
+
+URL is file:///PATH, a directory that is made if it is not there, or s3://BUCKET/PREFIX?region=REGION, a bucket at
+Amazon S3 that is there; &endpoint=https://HOST leads to another store that speaks its protocol. Credentials come from where
+AWS tools find them: the environment, ~/.aws, or the role of the machine. A store that lacks what the
+service needs is refused.
 
 HOST:PORT is where customers will reach the service; it becomes part of the tokens that they are given.`,
 		Args: exactly(0),
@@ -38,7 +44,7 @@ HOST:PORT is where customers will reach the service; it becomes part of the toke
 			if err != nil {
 				return err
 			}
-			if err := createData(c.Context(), dir, id, b); err != nil {
+			if err := createData(c.Context(), dir, id, b, single); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "Made service %s.\nKeep a copy of %s elsewhere, and keep it secret: with the bucket it is the whole service.\n",
@@ -47,7 +53,8 @@ HOST:PORT is where customers will reach the service; it becomes part of the toke
 		},
 	}
 	dataFlag(c, &dir)
-	c.Flags().StringVar(&bucketURL, "bucket", "", "`URL` of where the data will lie, such as file:///srv/holdfast/bucket")
+	singleFlag(c, &single)
+	c.Flags().StringVar(&bucketURL, "bucket", "", "`URL` of where the data will lie, such as file:///srv/holdfast/bucket or s3://example/holdfast?region=eu-central-1")
 	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` where customers reach the service, such as backup.example.org:7440")
 	return c
 }

@@ -13,6 +13,7 @@ import (
 
 func rebuildCommand() *cobra.Command {
 	var dir string
+	var single bool
 	c := &cobra.Command{
 		Use:   "rebuild --data DIR",
 		Short: "Make the view anew from the bucket, while the service is stopped",
@@ -26,6 +27,7 @@ func rebuildCommand() *cobra.Command {
 				return err
 			}
 			defer d.close()
+			d.single = single
 			rep, err := journal.Rebuild(c.Context(), d.config(quiet.New(os.Stderr, slog.LevelWarn)))
 			if err != nil {
 				return fmt.Errorf("rebuild the view: %w", err)
@@ -35,5 +37,6 @@ func rebuildCommand() *cobra.Command {
 		},
 	}
 	dataFlag(c, &dir)
+	singleFlag(c, &single)
 	return c
 }

@@ -37,6 +37,12 @@ func statusCommand() *cobra.Command {
 				if err == nil && st.Outside > 0 {
 					_, err = fmt.Fprintf(out, "outside   %d objects, %d bytes, are not part of the journal; see holdfastd sweep\n", st.Outside, st.OutsideBytes)
 				}
+				if err == nil && st.SingleOwner != "" {
+					_, err = fmt.Fprintf(out, "WARNING   runs with --single-owner: a second process that claims this cell is not kept away: %s\n", st.SingleOwner)
+				}
+				if t := st.Trouble; err == nil && t != nil {
+					_, err = fmt.Fprintf(out, "TROUBLE   nothing can be stored since %s: %s; the service goes on trying\n", t.Since.Format(time.RFC3339), t.Cause)
+				}
 				for _, f := range st.Frozen {
 					if err == nil {
 						_, err = fmt.Fprintf(out, "FROZEN    nothing is deleted since %s (%s): %s; see holdfastd thaw\n", f.Since.Format(time.RFC3339), f.Reason, f.Found)
