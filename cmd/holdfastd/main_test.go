@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"holdfast/internal/never"
+	"holdfast/internal/s3server"
 	"holdfast/service/admin"
 	"holdfast/service/journal"
 	"holdfast/service/view"
@@ -55,6 +57,7 @@ func TestExitCodes(t *testing.T) {
 //
 //	ready DIR           wait until the service on DIR is serving
 //	keep NAME REGEXP    keep the first group of what stdout last matched as $NAME
+//	store [LACK]        start a store that speaks S3's protocol and lacks that; $BUCKET is its address
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -64,6 +67,8 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("ADDRESS", l.Addr().String())
+			e.Setenv("AWS_ACCESS_KEY_ID", "AKIASCRIPT")
+			e.Setenv("AWS_SECRET_ACCESS_KEY", "scriptsecret")
 			return l.Close()
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -80,6 +85,11 @@ func TestScripts(t *testing.T) {
 					case <-time.After(20 * time.Millisecond):
 					}
 				}
+			},
+			"store": func(ts *testscript.TestScript, _ bool, args []string) {
+				srv := httptest.NewServer(&s3server.Fake{Lacks: s3server.Lack(strings.Join(args, " "))})
+				ts.Defer(srv.Close)
+				ts.Setenv("BUCKET", s3server.FakeURL(srv.URL))
 			},
 			"keep": func(ts *testscript.TestScript, _ bool, args []string) {
 				m := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))

@@ -48,7 +48,12 @@ type Fake struct {
 func StartFake(t testing.TB, f *Fake) string {
 	srv := httptest.NewServer(f)
 	t.Cleanup(srv.Close)
-	return fmt.Sprintf("s3://%s/cell?endpoint=%s", BucketName, url.QueryEscape(srv.URL))
+	return FakeURL(srv.URL)
+}
+
+// FakeURL returns the address of the bucket of a Fake that is served at an endpoint.
+func FakeURL(endpoint string) string {
+	return fmt.Sprintf("s3://%s/cell?endpoint=%s", BucketName, url.QueryEscape(endpoint))
 }
 
 // Asked returns METHOD PATH?QUERY of every request so far.
