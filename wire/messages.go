@@ -73,6 +73,7 @@ type State string
 // The states of a service.
 const (
 	StateServing     State = "serving"
+	StateBackendDown State = "backend_down" // its bucket does not answer; it goes on trying
 	StateReadOnly    State = "read_only"
 	StateMaintenance State = "maintenance"
 	StateStopped     State = "stopped"

@@ -28,6 +28,16 @@ type tally struct {
 
 func newMeter() *meter { return &meter{lines: map[holdfast.AccountID]tally{}} }
 
+// maxAsked bounds the accounts of which something is counted, about: one more has all of them recorded.
+const maxAsked = 4096
+
+// full reports whether it is time to record what is counted of all accounts.
+func (m *meter) full() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.lines) > maxAsked
+}
+
 // add counts n names, and reports whether it is time to record them.
 func (m *meter) add(a holdfast.AccountID, n int) (due bool) {
 	m.mu.Lock()
@@ -67,13 +77,16 @@ func (m *meter) count(a holdfast.AccountID) uint64 {
 // Asked returns how many names an account's machines asked about that the journal does not say yet.
 func (s *Server) Asked(a holdfast.AccountID) uint64 { return s.asked.count(a) }
 
-// settle records what a's machines asked about. Nobody waits for that to be durable.
+// settle records what a's machines asked about. Nobody waits for that to be durable, and it waits for no bucket.
 func (s *Server) settle(ctx context.Context, a holdfast.AccountID) {
+	if s.down() != nil || s.ReadOnly().Records {
+		return
+	}
 	n := s.asked.take(a)
 	if n == 0 {
 		return
 	}
-	_, err := s.j.Append(ctx, func(tx *journal.Tx) error { return tx.Record(segment.Asked{Account: a, Names: n}) })
+	_, err := s.append(ctx, func(tx *journal.Tx) error { return tx.Record(segment.Asked{Account: a, Names: n}) })
 	if err != nil {
 		s.asked.back(a, n)
 	}

@@ -94,7 +94,13 @@ func (s *Server) explain(r *http.Request, err error) *wire.Error {
 	for _, x := range reasons {
 		if errors.Is(err, x.err) {
 			if x.code == wire.CodeBackendDown {
-				s.log.Error("storage does not answer", "request", r.Pattern, "error", err)
+				now, last := time.Now().UnixNano(), s.unread.Load()
+				if time.Duration(now-last) >= downLog && s.unread.CompareAndSwap(last, now) {
+					s.log.Error("storage does not answer", "request", r.Pattern, "error", err)
+				}
+				if down := s.down(); errors.As(down, &e) {
+					return e
+				}
 			}
 			if x.text != "" {
 				return refusal(x.code, "%s", x.text)
