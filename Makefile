@@ -16,7 +16,7 @@ SYSTEMS := darwin freebsd windows
 RACE := ./client/remote ./client/seal ./client/backup ./client/restore ./client/target \
 	./service/bucket/... ./service/journal ./service/serve ./service/account
 
-.PHONY: help demo build test vet staticcheck unit race fuzz clean
+.PHONY: help demo build test static tests vet staticcheck unit race fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -27,7 +27,11 @@ demo:
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
 
-test: vet staticcheck race fuzz unit
+test: static tests
+
+static: vet staticcheck
+
+tests: race fuzz unit
 
 vet:
 	$(GO) vet ./...

@@ -61,9 +61,9 @@ func real(t *testing.T, kind s3server.Kind) *s3server.Server {
 var prefixes atomic.Int64
 
 // connect opens an empty place in the server's bucket.
-func connect(t testing.TB, s *s3server.Server, endpoint string) *Bucket {
+func connect(t testing.TB, s *s3server.Server) *Bucket {
 	t.Helper()
-	a, err := ParseAddress(s.URLAt(endpoint, fmt.Sprintf("test/%d", prefixes.Add(1))))
+	a, err := ParseAddress(s.URLAt(s.Endpoint(), fmt.Sprintf("test/%d", prefixes.Add(1))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,10 +75,13 @@ func connect(t testing.TB, s *s3server.Server, endpoint string) *Bucket {
 }
 
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("two servers, half a minute; TestConformanceFake remains")
+	}
 	for _, kind := range s3server.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			s := real(t, kind)
-			buckettest.Conformance(t, func(t testing.TB) bucket.Bucket { return connect(t, s, s.Endpoint()) })
+			buckettest.Conformance(t, func(t testing.TB) bucket.Bucket { return connect(t, s) })
 		})
 	}
 }
