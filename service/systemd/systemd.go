@@ -22,18 +22,41 @@ const Extension = 5 * time.Minute
 // A heart beats so many times in what systemd waits for one beat, and each proof of life has as long as a beat takes.
 const beats = 4
 
+// patience is how long a message may take. Tests shorten it.
+var patience = 5 * time.Second
+
 // Notifier tells how the service is. It is safe for concurrent use.
 type Notifier struct {
-	log *slog.Logger
+	log  *slog.Logger
+	turn chan struct{} // holds a token while a message is being sent
 }
 
 // New returns a Notifier; log is told what cannot be sent.
-func New(log *slog.Logger) *Notifier { return &Notifier{log} }
+func New(log *slog.Logger) *Notifier { return &Notifier{log, make(chan struct{}, 1)} }
 
 // send sends lines. That nobody takes them stops nothing: systemd will find out in its own way.
 func (n *Notifier) send(lines ...string) {
-	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
-		n.log.Warn("systemd was not told how the service is", "err", err)
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	sent := make(chan error, 1)
+	select {
+	case n.turn <- struct{}{}:
+		go func() {
+			defer func() { <-n.turn }()
+			_, err := daemon.SdNotify(false, strings.Join(lines, "\n"))
+			sent <- err
+		}()
+	case <-late.C: // one before it is stuck
+		n.log.Warn("systemd was not told how the service is: it takes no messages")
+		return
+	}
+	select {
+	case err := <-sent:
+		if err != nil {
+			n.log.Warn("systemd was not told how the service is", "err", err)
+		}
+	case <-late.C:
+		n.log.Warn("systemd was not told how the service is: it takes no messages")
 	}
 }
 

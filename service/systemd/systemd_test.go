@@ -140,3 +140,34 @@ func TestSupervisorGone(t *testing.T) {
 		t.Errorf("the log says %q", &log)
 	}
 }
+
+// TestSupervisorStuck: a supervisor that listens and takes nothing holds up neither the service nor its end.
+func TestSupervisorStuck(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	// Fill what the kernel keeps for it.
+	full, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for err == nil {
+		full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = full.Write([]byte("x"))
+	}
+	var log bytes.Buffer
+	defer func(was time.Duration) { patience = was }(patience)
+	patience = 50 * time.Millisecond
+	n := New(slog.New(slog.NewTextHandler(&log, nil)))
+	for range 2 { // one that is stuck, and one behind it
+		n.send("STATUS=x")
+	}
+	if got := strings.Count(log.String(), "takes no messages"); got != 2 {
+		t.Errorf("the log says so %d times:\n%s", got, &log)
+	}
+}
