@@ -54,6 +54,10 @@ func main() {
 // wrong usage, after which nobody starts a service again. No image of the memory is left behind: keys are in it.
 func faultsBySignal() {
 	debug.SetTraceback("crash")
+	var now syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_CORE, &now) == nil && now.Cur == 0 {
+		return
+	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
 		fmt.Fprintf(os.Stderr, "holdfastd: forbid images of memory: %v\n", err)
 	}

@@ -33,7 +33,7 @@ const (
 
 func serveCommand() *cobra.Command {
 	var dir, listen string
-	var takeover, single bool
+	var takeover, single, readOnly bool
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Recover, then serve until told to end",
@@ -47,18 +47,19 @@ service's data ends with 6, and takes nothing back by itself.`,
 			if err := required(c, "data"); err != nil {
 				return err
 			}
-			return runServe(c.Context(), dir, listen, takeover, single)
+			return runServe(c.Context(), dir, listen, takeover, single, readOnly)
 		},
 	}
 	dataFlag(c, &dir)
 	c.Flags().StringVar(&listen, "listen", "", "listen on this `HOST:PORT` instead of the service's address")
 	c.Flags().BoolVar(&takeover, "takeover", false, "take the data over from another host, which must be gone for good")
 	singleFlag(c, &single)
+	c.Flags().BoolVar(&readOnly, "read-only", false, "give back what is there and take nothing new: no backup, deletion, policy or account")
 	return c
 }
 
 // runServe is the life of the service: lock, recover, listen, serve, drain.
-func runServe(ctx context.Context, dir, listen string, takeover, single bool) error {
+func runServe(ctx context.Context, dir, listen string, takeover, single, readOnly bool) error {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(softMemory)
 	}
@@ -81,6 +82,10 @@ func runServe(ctx context.Context, dir, listen string, takeover, single bool) er
 		return fmt.Errorf("listen on %s: %w; --listen names another address", listen, err)
 	}
 	defer l.Close()
+	space, err := d.roomWatch(log)
+	if err != nil {
+		return err
+	}
 	d.history = requests.Open(filepath.Join(dir, requests.FileName), log)
 	defer d.history.Close()
 	cfg := d.config(log)
@@ -97,7 +102,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single bool) er
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text})
+	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text, ReadOnly: closed(readOnly, space)})
 	// Before the line that says ready: whoever waits for it may ask at once.
 	socket, err := admin.Listen(dir)
 	if err != nil {
@@ -110,7 +115,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single bool) er
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history}).Serve(adminCtx, socket); err != nil {
+		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space}).Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}
 	}()
@@ -119,7 +124,14 @@ func runServe(ctx context.Context, dir, listen string, takeover, single bool) er
 	policiesDone := make(chan struct{})
 	go func() {
 		defer close(policiesDone)
-		policy.Loop(policies, j, d.id.LogKey(), log)
+		if !readOnly {
+			policy.Loop(policies, j, d.id.LogKey(), log)
+		}
+	}()
+	roomDone := make(chan struct{})
+	go func() {
+		defer close(roomDone)
+		space.Run(ctx)
 	}()
 	fmt.Fprintf(os.Stderr, "holdfastd: ready, serving %s\n", l.Addr())
 	accompanied := make(chan struct{})
@@ -133,6 +145,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single bool) er
 	}
 	fail(nil)
 	<-accompanied
+	<-roomDone
 	endPolicies()
 	<-policiesDone
 	endAdmin()

@@ -40,6 +40,14 @@ func statusCommand() *cobra.Command {
 				if err == nil && st.SingleOwner != "" {
 					_, err = fmt.Fprintf(out, "WARNING   runs with --single-owner: a second process that claims this cell is not kept away: %s\n", st.SingleOwner)
 				}
+				for _, f := range st.Room {
+					if err == nil {
+						_, err = fmt.Fprintf(out, "room      %s\n", f.Fill)
+					}
+				}
+				if err == nil && st.ReadOnly != "" {
+					_, err = fmt.Fprintf(out, "READ-ONLY %s\n", st.ReadOnly)
+				}
 				if t := st.Trouble; err == nil && t != nil {
 					_, err = fmt.Fprintf(out, "TROUBLE   nothing can be stored since %s: %s; the service goes on trying\n", t.Since.Format(time.RFC3339), t.Cause)
 				}

@@ -36,6 +36,7 @@ import (
 	"holdfast/service/identity"
 	"holdfast/service/journal"
 	"holdfast/service/requests"
+	"holdfast/service/room"
 	"holdfast/service/serve"
 	"holdfast/service/view"
 	"holdfast/wire"
@@ -67,8 +68,45 @@ type Status struct {
 	Outside      int    `json:"outside_objects"`
 	OutsideBytes int64  `json:"outside_bytes"`
 	Digest       string `json:"digest,omitempty"` // of the view, if asked for
+	// Trouble says since when the bucket does not do what is asked, and why; absent if it does.
+	Trouble *Trouble `json:"trouble,omitempty"`
+	// Room says how full the disks are.
+	Room []Fill `json:"room"`
+	// ReadOnly says what the service takes no more, and why; empty if it takes everything.
+	ReadOnly string `json:"read_only,omitempty"`
 	// Frozen says why nothing is deleted at the moment; empty if it is.
 	Frozen []Freeze `json:"frozen"`
+	// SingleOwner says what the bucket lacks, if it is used on the operator's word that no other process claims the cell.
+	SingleOwner string `json:"single_owner,omitempty"`
+}
+
+// Trouble is what keeps the service from making anything durable. It goes on trying by itself.
+type Trouble struct {
+	Since time.Time `json:"since"`
+	Cause string    `json:"cause"`
+}
+
+// Fill is how full a disk is.
+type Fill struct {
+	room.Fill
+	Percent int64 `json:"percent"`
+}
+
+// readOnly tells an operator why and how far the service is read-only.
+func (s *Server) readOnly() string {
+	c := s.Service.ReadOnly()
+	switch {
+	case c.Records:
+		return "it was started with --read-only and takes nothing new"
+	case c == serve.Closed{}:
+		return ""
+	}
+	what := "new backups are"
+	if c.Blocks {
+		what = "new backups, and blocks of those under way, are"
+	}
+	_, since, worst := s.Room.State()
+	return fmt.Sprintf("since %s %s refused: %s; restores and deletions go on. Make room, or give it a larger disk", since.UTC().Format(time.RFC3339), what, worst)
 }
 
 // Freeze is a reason for which all deleting is frozen.
@@ -134,6 +172,7 @@ type Server struct {
 	Journal  *journal.Journal
 	Identity *identity.Identity
 	Service  *serve.Server
+	Room     *room.Watch
 	Requests *requests.History
 	started  time.Time
 }
@@ -177,24 +216,35 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /accounts", s.token(account.Add))
+	mux.HandleFunc("POST /accounts", s.writes(s.token(account.Add)))
 	mux.HandleFunc("GET /accounts", func(w http.ResponseWriter, r *http.Request) {
 		a, err := s.accounts(r.URL.Query().Get("after"))
 		reply(w, a, err)
 	})
-	mux.HandleFunc("POST /tokens", s.token(account.Token))
+	mux.HandleFunc("POST /tokens", s.writes(s.token(account.Token)))
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		st, err := s.status(r.Context(), r.URL.Query().Get("digest") == "1")
 		reply(w, st, err)
 	})
 	mux.HandleFunc("GET /sweep", quarantine(s.Journal.Quarantine))
-	mux.HandleFunc("POST /sweep", quarantine(s.Journal.Sweep))
-	mux.HandleFunc("POST /thaw", s.thaw)
+	mux.HandleFunc("POST /sweep", s.writes(quarantine(s.Journal.Sweep)))
+	mux.HandleFunc("POST /thaw", s.writes(s.thaw))
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
 		since, err := time.ParseDuration(cmp.Or(r.URL.Query().Get("since"), "0"))
 		reply(w, s.Requests.Report(since), err)
 	})
 	return mux
+}
+
+// writes refuses what h would write while nothing is to be written at all.
+func (s *Server) writes(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if s.Service.ReadOnly().Records {
+			reply(w, nil, errors.New("the service was started with --read-only and writes nothing; start it without"))
+			return
+		}
+		h(w, r)
+	}
 }
 
 type nameRequest struct {
@@ -215,6 +265,10 @@ func (s *Server) token(made func(context.Context, *journal.Journal, string) ([32
 		var q nameRequest
 		if err := json.NewDecoder(io.LimitReader(r.Body, wire.MaxJSON)).Decode(&q); err != nil {
 			reply(w, nil, fmt.Errorf("read request: %w", err))
+			return
+		}
+		if since, cause := s.Journal.Trouble(); !since.IsZero() {
+			reply(w, nil, fmt.Errorf("the bucket has not done what it was asked since %s: %w; try again when holdfastd status says serving", since.UTC().Format(time.RFC3339), cause))
 			return
 		}
 		secret, err := made(r.Context(), s.Journal, q.Name)
@@ -281,7 +335,14 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 		Recovery: Recovery{info.Replayed, info.Rebuilt, info.Duration.Seconds()},
 
 		Outside: info.Quarantine.Count, OutsideBytes: info.Quarantine.Bytes,
-		Frozen: freezes(s.Journal.Freezes()),
+		Frozen: freezes(s.Journal.Freezes()), SingleOwner: info.SingleOwner,
+	}
+	st.ReadOnly, st.Room = s.readOnly(), []Fill{}
+	for _, f := range s.Room.Fills() {
+		st.Room = append(st.Room, Fill{f, f.Percent()})
+	}
+	if since, cause := s.Journal.Trouble(); !since.IsZero() {
+		st.Trouble = &Trouble{since.UTC().Truncate(time.Second), cause.Error()}
 	}
 	if digest {
 		d, _, err := s.Journal.Digest(ctx)

@@ -72,6 +72,12 @@ type Bucket interface {
 	Now(ctx context.Context) (time.Time, error)
 }
 
+// OnDisk is a Bucket whose objects lie on a disk of this machine, which can become full.
+type OnDisk interface {
+	// Disk returns a directory on that disk.
+	Disk() string
+}
+
 // CheckKey refuses, with an error that wraps ErrKey, what is not a key: components of a-z, 0-9, '-', '_'
 // and '.' (not first), joined by '/'; at most MaxKey bytes, 200 a component. No key of a bucket may be
 // another's beginning up to a '/': a directory cannot hold both.

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -239,6 +240,9 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 		}
 	}()
 	if err := fn(tx); err != nil {
+		if errors.Is(err, view.ErrDamaged) { // nobody changes a row meanwhile
+			impossible(view.Damaged(err))
+		}
 		return nil, err
 	}
 	kept = true

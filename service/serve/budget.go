@@ -209,6 +209,11 @@ func (c *cutter) cutReading() { c.cut(c.rc.SetReadDeadline) }
 // cutWriting ends the request's context and the writing of its answer.
 func (c *cutter) cutWriting() { c.cut(c.rc.SetWriteDeadline) }
 
+// cutAll is both.
+func (c *cutter) cutAll() {
+	c.cut(func(t time.Time) error { return errors.Join(c.rc.SetReadDeadline(t), c.rc.SetWriteDeadline(t)) })
+}
+
 func (c *cutter) cut(deadline func(time.Time) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

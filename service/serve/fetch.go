@@ -21,6 +21,7 @@ const (
 	readGap   = 64 << 10 // between two blocks of one read, bytes: cheaper to read than to ask again
 	readSpan  = 4 << 20  // of one read, unless a single block is larger
 	readAhead = 4        // reads under way or waiting to be written, of one request
+	maxReads  = 64       // of all requests at a time: each takes a connection or an open file
 )
 
 // found is a block that a fetch names, and where it is.
@@ -37,14 +38,13 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err := parseHex(group[:], r.PathValue("group"), "group in the path"); err != nil {
 		return err
 	}
-	raw, err := body(w, r, 32*holdfast.MaxHave)
+	cut := newCutter(w, r)
+	defer cut.end()
+	names, release, err := s.names(w, r, c, fetchCost, cut)
 	if err != nil {
 		return err
 	}
-	names, err := wire.ParseNames(raw)
-	if err != nil {
-		return err
-	}
+	defer release()
 	which := uint64(0)
 	if q := r.URL.Query(); q.Has("copy") {
 		if which, err = strconv.ParseUint(q.Get("copy"), 10, 16); err != nil || which > wire.MaxCopy {
@@ -52,8 +52,7 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		}
 	}
 	slices.SortFunc(names, func(a, b holdfast.Name) int { return slices.Compare(a[:], b[:]) })
-	var blocks []found
-	var absent []holdfast.Name
+	blocks, absent := make([]found, 0, len(names)), []holdfast.Name(nil)
 	v := s.j.Acked()
 	for i, n := range names {
 		if i > 0 && n == names[i-1] {
@@ -76,10 +75,8 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		}
 	}
 
-	cut := newCutter(w, r)
 	ctx, cancel := context.WithCancel(cut.ctx)
 	var wg sync.WaitGroup
-	defer cut.end()
 	defer wg.Wait()
 	defer cancel()
 	var short error // no memory; set before queue is closed
@@ -101,7 +98,7 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 				for i := range run {
 					only[i] = run[i].Block
 				}
-				rd.results = s.j.ReadBlocks(ctx, only)
+				rd.results = s.read(ctx, only)
 			})
 			select {
 			case queue <- rd:
@@ -145,6 +142,21 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		}
 	}
 	return nil
+}
+
+// read reads blocks when there are not too many reads under way.
+func (s *Server) read(ctx context.Context, blocks []view.Block) []journal.Read {
+	select {
+	case s.reads <- struct{}{}:
+		defer func() { <-s.reads }()
+		return s.j.ReadBlocks(ctx, blocks)
+	case <-ctx.Done():
+		out := make([]journal.Read, len(blocks))
+		for i := range out {
+			out[i].Err = context.Cause(ctx)
+		}
+		return out
+	}
 }
 
 // mayGoOn refuses if the caller was revoked since its request began: an answer can be gigabytes, and what is

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -81,29 +82,34 @@ func (s *Server) redeem(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err := s.limits.guess(c); err != nil {
 		return err
 	}
-	if err := s.taking(); err != nil {
+	if err := s.taking(writeRecord); err != nil {
 		return err
 	}
 	// Whoever has a token has it since it is durable. So a wrong one does not even make the journal's writers wait.
 	if _, ok, err := s.j.Acked().Token(wire.HashSecret(secret)); err != nil || !ok {
 		return cmp.Or(err, view.ErrTokenUnknown)
 	}
-	id, err := account.Redeem(r.Context(), s.j, secret, c.key)
+	ctx, cancel := s.bounded(r.Context())
+	defer cancel()
+	id, err := account.Redeem(ctx, s.j, secret, c.key)
 	if err != nil {
-		return err
+		return overdue(ctx, err)
 	}
 	return writeJSON(w, http.StatusOK, wire.Redeemed{Account: id.String()})
 }
 
-// taking refuses while the service takes nothing new.
-func (s *Server) taking() error {
+// taking refuses while the service takes nothing new, or not what is to be written.
+func (s *Server) taking(w write) error {
 	if s.j.Err() != nil {
 		return journal.ErrStopped
 	}
 	if s.ending.Load() {
 		return &wire.Error{Code: wire.CodeMaintenance, Message: "The service is being restarted.", RetryAfter: 2}
 	}
-	return nil
+	if err := s.down(); err != nil {
+		return err
+	}
+	return s.ReadOnly().refuses(w)
 }
 
 // record reads a record from a request and checks that the caller is the one to hand it in. Everything
@@ -205,38 +211,89 @@ func (s *Server) vaults(w http.ResponseWriter, r *http.Request, c caller) error 
 	}
 	s.ownersMu.Lock()
 	defer s.ownersMu.Unlock()
-	view := s.j.Acked()
-	n, err := view.Vaults()
+	now := s.j.Acked()
+	n, err := now.Vaults()
 	if err != nil {
 		return err
 	}
-	for ; s.owned < n; s.owned++ { // vaults are never renumbered: each is looked at once
-		id, _, err := view.VaultNo(s.owned)
+	vault := func(i int) (view.Vault, error) {
+		id, _, err := now.VaultNo(uint32(i))
+		if err != nil {
+			return view.Vault{}, err
+		}
+		v, _, err := now.Vault(id)
+		return v, err
+	}
+	for i := len(s.owners); i < int(n); i++ { // vaults are never renumbered: each is looked at once
+		v, err := vault(i)
 		if err != nil {
 			return err
 		}
-		v, _, err := view.Vault(id)
-		if err != nil {
-			return err
-		}
-		s.owners[v.Genesis.OwnerKey] = append(s.owners[v.Genesis.OwnerKey], id)
+		s.owners = append(s.owners, ownerTag(v.Genesis.OwnerKey))
 	}
 	found := wire.Vaults{Vaults: []string{}}
-	for _, id := range s.owners[owner] {
-		found.Vaults = append(found.Vaults, id.String())
+	for i, tag := range s.owners {
+		if tag != ownerTag(owner) || len(found.Vaults) == maxFound {
+			continue
+		}
+		v, err := vault(i)
+		if err != nil {
+			return err
+		}
+		if v.Genesis.OwnerKey == owner {
+			found.Vaults = append(found.Vaults, v.ID.String())
+		}
 	}
 	return writeJSON(w, http.StatusOK, found)
 }
+
+const (
+	// maxVaults bounds the vaults of a cell: each takes 8 bytes of memory, in owners.
+	maxVaults = 1 << 20
+	// maxCreated bounds the keys that created a vault and enrolled no machine in it.
+	maxCreated = 16384
+	// maxFound bounds the vaults of one owner that he is told of.
+	maxFound = 1000
+)
+
+// ownerTag is what is kept in memory of an owner key.
+func ownerTag(owner [32]byte) uint64 { return binary.BigEndian.Uint64(owner[:]) }
 
 // mayCreate lets a connection key create one vault.
 func (s *Server) mayCreate(c caller, v holdfast.VaultID) error {
 	if c.standing == enrolled && c.machine.Vault != v {
 		return refusal(wire.CodeForbidden, "This machine's key belongs to a vault already; make a new key for a new vault.")
 	}
+	if c.standing == enrolled {
+		return nil // it is there
+	}
+	now := s.j.Acked()
+	n, err := now.Vaults()
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old, ok := s.created[c.key]; ok && old != v {
+	old, ok := s.created[c.key]
+	switch {
+	case ok && old != v:
 		return refusal(wire.CodeForbidden, "This key created a vault already; make a new key for a new vault.")
+	case ok:
+		return nil
+	case n >= maxVaults:
+		return refusal(wire.CodeForbidden, "This service has as many vaults as it can; its operator must begin another cell.")
+	case len(s.created) >= maxCreated && time.Since(s.swept) >= time.Second:
+		s.swept = time.Now()
+		for k := range s.created {
+			if _, enrolled, err := now.MachineByTLS(k); err != nil {
+				return err
+			} else if enrolled {
+				delete(s.created, k) // what it is, everybody sees now
+			}
+		}
+	}
+	if len(s.created) >= maxCreated {
+		return &wire.Error{Code: wire.CodeBusy, Message: "Too many vaults are being made; try again later.", RetryAfter: 60}
 	}
 	s.created[c.key] = v
 	return nil
@@ -252,7 +309,7 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request, c caller) error
 	if b.Type == history.TypeOpen {
 		return refusal(wire.CodeBadRequest, "A session is opened by a request of its own.")
 	}
-	if err := s.taking(); err != nil {
+	if err := s.taking(writeRecord); err != nil {
 		return err
 	}
 	if err := s.limits.record(c, b.Vault, len(rec.Body)); err != nil {
@@ -275,7 +332,7 @@ func (s *Server) enter(r *http.Request, c caller, rec history.Record) (e history
 			s.asked.back(c.account, asked)
 		}
 	}()
-	t, err := s.j.Append(r.Context(), func(tx *journal.Tx) (err error) {
+	t, err := s.append(r.Context(), func(tx *journal.Tx) (err error) {
 		p.now = tx.Now()
 		e, err = tx.History(rec)
 		if err == nil && asked > 0 {
@@ -301,18 +358,18 @@ func (s *Server) enter(r *http.Request, c caller, rec history.Record) (e history
 		return e, p, err
 	}
 	s.j.Flush()
-	return e, p, t.Wait(r.Context())
+	return e, p, s.wait(r.Context(), t)
 }
 
 // untilDurable returns when all that is sequenced is durable, so that who is refused because of a record finds
 // it in the history.
 func (s *Server) untilDurable(ctx context.Context) {
-	t, err := s.j.Append(ctx, func(*journal.Tx) error { return nil })
+	t, err := s.append(ctx, func(*journal.Tx) error { return nil })
 	if err != nil {
 		return
 	}
 	s.j.Flush()
-	t.Wait(ctx)
+	s.wait(ctx, t)
 }
 
 // place says how a record came into the journal.

@@ -36,6 +36,9 @@ const (
 	uploadShare  = 32 << 20
 	fetchMemory  = 32 << 20
 	fetchShare   = 16 << 20
+	// Lists of names that are being looked for, with what is known of each.
+	listMemory = 12 << 20
+	listShare  = 6 << 20
 )
 
 const (
@@ -51,6 +54,12 @@ const (
 	partyRequests = 256
 	aliens        = 128
 	maxHeader     = 16 << 10
+	// What a client sends before its turn is kept unread, up to streamBuffer bytes a request. All streams of a connection
+	// together can hold that much, so that a batch whose turn has come is never stuck behind those that wait.
+	maxStreams   = 32
+	streamBuffer = 256 << 10
+	// maxFrame bounds one frame of HTTP/2; each connection keeps memory for its largest.
+	maxFrame = 16 << 10
 )
 
 // Config says what a Server serves. Journal and Identity are required.
@@ -60,6 +69,8 @@ type Config struct {
 	Log      *slog.Logger // nil discards
 	// Notice, if set, returns what the operator has to say: one line of at most wire.MaxNotice bytes, or "".
 	Notice func() string
+	// ReadOnly, if set, returns what the service takes no more at the moment.
+	ReadOnly func() Closed
 }
 
 // Server answers clients. It is safe for concurrent use.
@@ -68,26 +79,30 @@ type Server struct {
 	id     *identity.Identity
 	log    *slog.Logger
 	notice func() string
+	// readOnly is nil if nothing is ever refused.
+	readOnly func() Closed
 
-	uploads, fetches *budget
-	limits           limits
-	asked            *meter
-	lobby            lobby
-	ending           atomic.Bool // told to end: takes nothing new
-	behind           atomic.Bool // it was logged that a client knows more than the journal
+	uploads, fetches, lists *budget
+	limits                  limits
+	asked                   *meter
+	lobby                   lobby
+	reads                   chan struct{} // holds a token for every read of the bucket
+	ending                  atomic.Bool   // told to end: takes nothing new
+	behind                  atomic.Bool   // it was logged that a client knows more than the journal
+	unread                  atomic.Int64  // when it was last logged that the bucket does not answer readers, ns
 
 	mu       sync.Mutex
 	requests map[party]int // under way; no line for none
 	underWay int           // of them all
 	sessions map[holdfast.SessionID]*session
-	// created says which vault a connection key created since this process began: one is enough, and
-	// more would be a way to fill the journal for nothing.
+	// created says which vault a connection key created since this process began, unless a machine with that key is
+	// enrolled: one is enough, and more would be a way to fill the journal for nothing.
 	created map[[32]byte]holdfast.VaultID
+	swept   time.Time // created was, of keys that are enrolled
 
 	ownersMu sync.Mutex
-	// owners says which vaults an owner key made, of the first owned vaults of the view.
-	owners map[[32]byte][]holdfast.VaultID
-	owned  uint32
+	// owners has ownerTag of the owner key of each vault that the view had when it was last asked, by number.
+	owners []uint64
 }
 
 // New returns a Server.
@@ -99,16 +114,17 @@ func New(cfg Config) *Server {
 		cfg.Notice = func() string { return "" }
 	}
 	return &Server{
-		j: cfg.Journal, id: cfg.Identity, log: cfg.Log, notice: cfg.Notice,
+		j: cfg.Journal, id: cfg.Identity, log: cfg.Log, notice: cfg.Notice, readOnly: cfg.ReadOnly,
 		uploads:  newBudget(uploadMemory, uploadShare),
 		fetches:  newBudget(fetchMemory, fetchShare),
+		lists:    newBudget(listMemory, listShare),
 		limits:   newLimits(),
 		asked:    newMeter(),
 		lobby:    lobby{in: map[holdfast.VaultID]int{}},
+		reads:    make(chan struct{}, maxReads),
 		requests: map[party]int{},
 		sessions: map[holdfast.SessionID]*session{},
 		created:  map[[32]byte]holdfast.VaultID{},
-		owners:   map[[32]byte][]holdfast.VaultID{},
 	}
 }
 
@@ -119,6 +135,10 @@ func (s *Server) State() wire.State {
 		return wire.StateStopped
 	case s.ending.Load():
 		return wire.StateMaintenance
+	case s.down() != nil:
+		return wire.StateBackendDown
+	case s.ReadOnly() != Closed{}:
+		return wire.StateReadOnly
 	}
 	return wire.StateServing
 }
@@ -135,11 +155,10 @@ func (s *Server) Sessions() int {
 // ctx, the journal's error otherwise.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	h2 := &http.HTTP2Config{
-		// What a client sends before its turn is kept unread. All streams together can hold that much,
-		// so that a batch whose turn has come is never stuck behind those that wait.
-		MaxConcurrentStreams:          32,
-		MaxReceiveBufferPerStream:     512 << 10,
-		MaxReceiveBufferPerConnection: 32 * 512 << 10,
+		MaxConcurrentStreams:          maxStreams,
+		MaxReceiveBufferPerStream:     streamBuffer,
+		MaxReceiveBufferPerConnection: maxStreams * streamBuffer,
+		MaxReadFrameSize:              maxFrame,
 	}
 	srv := &http.Server{
 		Handler:           s.Handler(),
@@ -256,6 +275,9 @@ func (s *Server) Handler() http.Handler {
 		{http.MethodPost, wire.PathFetch, enrolled, holdfast.RightRead, s.fetch},
 		{http.MethodGet, wire.PathUsage, redeemed, 0, s.usage},
 	} {
+		if x.method == http.MethodGet || x.path == wire.PathClose {
+			x.h = bodiless(x.h)
+		}
 		mux.Handle(x.method+" "+x.path, s.checked(x.need, x.right, x.h))
 		mux.Handle(x.path, s.checked(unknown, 0, func(http.ResponseWriter, *http.Request, caller) error {
 			return refusal(wire.CodeBadRequest, "This request is made with %s.", x.method)
@@ -265,6 +287,16 @@ func (s *Server) Handler() http.Handler {
 		return refusal(wire.CodeNotFound, "There is no such request in version %d of the protocol.", holdfast.ProtocolVersion)
 	}))
 	return mux
+}
+
+// bodiless refuses a body: it would be kept unread while the request is answered, and is part of no budget.
+func bodiless(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, c caller) error {
+		if r.ContentLength != 0 {
+			return refusal(wire.CodeBadRequest, "This request has no body.")
+		}
+		return h(w, r, c)
+	}
 }
 
 // party is who shares a number of requests under way and of connections: a vault, an account without one, or, as

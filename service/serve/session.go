@@ -46,7 +46,7 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err != nil {
 		return err
 	}
-	if err := s.taking(); err != nil {
+	if err := s.taking(writeSession); err != nil {
 		return err
 	}
 	if err := s.limits.record(c, b.Vault, len(rec.Body)); err != nil {
@@ -201,6 +201,41 @@ func (s *Server) close(w http.ResponseWriter, r *http.Request, c caller) error {
 	return writeJSON(w, http.StatusOK, struct{}{})
 }
 
+// What a name in a list takes of memory while its request is under way, bytes: the name as it came and parsed, and what is
+// found of it.
+const (
+	haveCost  = 2*32 + 32 + 1
+	fetchCost = 2*32 + 32 + 3*120
+)
+
+// names reads a list of names, and holds memory for it, so much for each, until release is called.
+func (s *Server) names(w http.ResponseWriter, r *http.Request, c caller, cost int64, cut *cutter) (names []holdfast.Name, release func(), err error) {
+	most := int64(32 * holdfast.MaxHave)
+	if n := r.ContentLength; n > most {
+		return nil, nil, tooLarge(most)
+	} else if n >= 0 {
+		most = n
+	}
+	leave, err := s.lobby.enter(c.machine.Vault)
+	if err != nil {
+		return nil, nil, err
+	}
+	release, err = s.memory(r.Context(), s.lists, c.machine.Vault, max(1, most/32)*cost, cut.cutAll)
+	leave()
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := body(w, r, most)
+	if err == nil {
+		names, err = wire.ParseNames(b)
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return names, release, nil
+}
+
 // have says which blocks the session need not send (JOURNAL 17). What a revoked key may have stored is not
 // among them.
 func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
@@ -209,14 +244,13 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 		return err
 	}
 	defer end()
-	b, err := body(w, r, 32*holdfast.MaxHave)
+	cut := newCutter(w, r)
+	defer cut.end()
+	names, release, err := s.names(w, r, c, haveCost, cut)
 	if err != nil {
 		return err
 	}
-	names, err := wire.ParseNames(b)
-	if err != nil {
-		return err
-	}
+	defer release()
 	if err := s.limits.names(c, len(names)); err != nil {
 		return err
 	}
@@ -234,6 +268,9 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 	}
 	if s.asked.add(c.account, len(names)) {
 		s.settle(r.Context(), c.account)
+	}
+	if s.asked.full() {
+		s.settleAll(r.Context())
 	}
 	return writeBinary(w, out)
 }

@@ -46,7 +46,7 @@ func (s *Server) blocks(w http.ResponseWriter, r *http.Request, c caller) error 
 	if size > holdfast.MaxBatch {
 		return tooLarge(holdfast.MaxBatch)
 	}
-	if err := s.taking(); err != nil {
+	if err := s.taking(writeBlocks); err != nil {
 		return err
 	}
 
@@ -98,7 +98,7 @@ func (s *Server) blocks(w http.ResponseWriter, r *http.Request, c caller) error 
 	if q.Get("flush") == "1" {
 		s.j.Flush()
 	}
-	if err := t.Wait(r.Context()); err != nil {
+	if err := s.wait(r.Context(), t); err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, sum)
@@ -127,7 +127,7 @@ func cutPiece(batch []item) (piece, rest []item) {
 func (s *Server) appendBlocks(ctx context.Context, blocks []item, sum *wire.Stored) (*journal.Ticket, error) {
 	var now wire.Stored
 	var full *view.CapError
-	t, err := s.j.Append(ctx, func(tx *journal.Tx) error {
+	t, err := s.append(ctx, func(tx *journal.Tx) error {
 		for _, b := range blocks {
 			err := tx.Stored(b.header.Session, b.name, b.header.Kind, b.header.Links, b.sealed)
 			switch {
@@ -154,8 +154,8 @@ func (s *Server) appendBlocks(ctx context.Context, blocks []item, sum *wire.Stor
 	return t, nil
 }
 
-// lobby counts the uploads that wait for their turn and for memory, by vault: what arrives of their bodies
-// meanwhile lies in the connections' buffers, up to 512 KiB each, and is part of no budget.
+// lobby counts the requests that wait for their turn and for memory before their body is read, by vault: what arrives
+// of it meanwhile lies in the connections' buffers, up to streamBuffer each, and is part of no budget.
 type lobby struct {
 	mu sync.Mutex
 	in map[holdfast.VaultID]int
@@ -167,12 +167,12 @@ const (
 	lobbyShare = 64 // of one vault
 )
 
-// enter counts an upload until leave is called, for the first time. The error says that there are too many.
+// enter counts a request until leave is called, for the first time. The error says that there are too many.
 func (l *lobby) enter(v holdfast.VaultID) (leave func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.n >= maxLobby || l.in[v] >= lobbyShare {
-		return nil, &wire.Error{Code: wire.CodeBusy, Message: "Too many uploads wait for their turn; try again in a moment.", RetryAfter: 2}
+		return nil, &wire.Error{Code: wire.CodeBusy, Message: "Too many requests wait for their turn; try again in a moment.", RetryAfter: 2}
 	}
 	l.n++
 	l.in[v]++

@@ -88,6 +88,13 @@ func cannotWrite(dir string, err error) never.Event {
 	return e
 }
 
+// Damaged is the event of an error that wraps ErrDamaged, met while the service runs.
+func Damaged(err error) never.Event {
+	e := contradictory("the data directory", err.Error())
+	e.Invariant = "The rows of the view agree with one another: what is counted or referred to is there."
+	return e
+}
+
 // contradictory is the event of a view that is not what was written.
 func contradictory(dir, what string) never.Event {
 	return never.Event{

@@ -69,7 +69,10 @@ type Bucket struct {
 	settled map[string]bool
 }
 
-var _ bucket.Bucket = (*Bucket)(nil)
+var (
+	_ bucket.Bucket = (*Bucket)(nil)
+	_ bucket.OnDisk = (*Bucket)(nil)
+)
 
 // Create makes root a bucket and opens it. A bucket that is there already is opened as it is; another
 // directory with something in it is refused.
@@ -96,6 +99,9 @@ func Create(root string) (*Bucket, error) {
 	}
 	return Open(root)
 }
+
+// Disk is part of bucket.OnDisk.
+func (b *Bucket) Disk() string { return b.root }
 
 // Open opens a bucket that Create made, and removes what dead writers left half written.
 func Open(root string) (*Bucket, error) {
