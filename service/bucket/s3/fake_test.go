@@ -312,12 +312,17 @@ func TestFailedWith200(t *testing.T) {
 // TestGetShapes: a read returns what was asked for, or says that what came is something else.
 func TestGetShapes(t *testing.T) {
 	const brokenOff = "\x00"
-	var status int
-	var headers map[string]string
-	var body string
-	var asked http.Header
+	type answer struct {
+		status  int
+		headers map[string]string
+		body    string
+	}
+	var now atomic.Pointer[answer] // a handler may outlive the call
+	var asked atomic.Pointer[http.Header]
 	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		asked = r.Header
+		asked.Store(&r.Header)
+		a := now.Load()
+		headers, body := a.headers, a.body
 		for k, v := range headers {
 			w.Header().Set(k, v)
 		}
@@ -328,7 +333,7 @@ func TestGetShapes(t *testing.T) {
 			w.Header().Del("Content-Length")
 			defer http.NewResponseController(w).Flush()
 		}
-		w.WriteHeader(status)
+		w.WriteHeader(a.status)
 		if headers["Content-Length"] == "-" {
 			_ = http.NewResponseController(w).Flush()
 		}
@@ -379,7 +384,7 @@ func TestGetShapes(t *testing.T) {
 		{"success of a kind", 0, -1, 204, map[string]string{"Content-Length": "0"}, "", "", bucket.ClassServer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			status, headers, body = c.status, c.headers, c.body
+			now.Store(&answer{c.status, c.headers, c.body})
 			got, err := b.Get(t.Context(), "k", c.off, c.n)
 			if c.class == "" {
 				if err != nil || string(got) != c.want {
@@ -391,7 +396,7 @@ func TestGetShapes(t *testing.T) {
 			if c.class == bucket.ClassRefused && !errors.Is(err, bucket.ErrShort) {
 				t.Errorf("%v, want ErrShort", err)
 			}
-			if e := asked.Get("Accept-Encoding"); e != "identity" && e != "" {
+			if e := asked.Load().Get("Accept-Encoding"); e != "identity" && e != "" {
 				t.Errorf("it accepts %q", e)
 			}
 		})

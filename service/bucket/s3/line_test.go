@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -193,7 +194,9 @@ func TestNotReached(t *testing.T) {
 			c.Close()
 		}
 	}()
-	tls := httptest.NewTLSServer(&s3server.Fake{})
+	tls := httptest.NewUnstartedServer(&s3server.Fake{})
+	tls.Config.ErrorLog = log.New(io.Discard, "", 0) // our own refusals
+	tls.StartTLS()
 	defer tls.Close()
 	for endpoint, says := range map[string]string{
 		nobody:                           "refused",
