@@ -8,6 +8,7 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -65,7 +66,11 @@ func guarded(fs vfs.FS, dir string) vfs.FS {
 		if err == nil || !op.Write || slices.ContainsFunc(ordered, func(e error) bool { return errors.Is(err, e) }) {
 			return err
 		}
-		never.Happened(cannotWrite(dir, fmt.Errorf("%s %s: %w", op.Name, op.Path, err)))
+		what := err
+		if !strings.Contains(err.Error(), op.Path) {
+			what = fmt.Errorf("%s %s: %w", op.Name, op.Path, err)
+		}
+		never.Happened(cannotWrite(dir, what))
 		return do()
 	}}
 }
