@@ -228,7 +228,11 @@ func (b *Bucket) settle(a attempt, h requests.Attempt, probe bool, err error) (s
 	if h.Class == bucket.ClassTimeout && a.bytes >= slackFrom {
 		b.slack = min(mostSlack, 2*b.slack)
 	}
-	b.breaker.failure(b.log, h.Began, a.request, probe, err)
+	if h.Class == bucket.ClassFull {
+		b.breaker.answered(b.log) // it is there, and what needs no room must go on
+	} else {
+		b.breaker.failure(b.log, h.Began, a.request, probe, err)
+	}
 	if a.other {
 		return 0, a.last && !a.hedge
 	}
