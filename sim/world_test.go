@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	mrand "math/rand/v2"
 	"net"
 	"os"
@@ -63,11 +64,13 @@ type world struct {
 
 	// with, if set, gives the service another bucket to use than a new connection itself, or prepares that one.
 	with func(*sim.Bucket) bucket.Bucket
-	disk *view.Disk // that the view is on; nil for a new one at each start
+	disk *view.Disk   // that the view is on; nil for a new one at each start
+	log  *slog.Logger // nil discards
 
 	mu     sync.Mutex // guards what a restart replaces, against clients that dial meanwhile
 	bucket *sim.Bucket
 	j      *journal.Journal
+	srv    *serve.Server
 	l      *pipenet.Listener
 	end    func() error // nil while the service is down
 
@@ -118,7 +121,7 @@ func inWorldWith(t *testing.T, owner keyring.Owner, with func(*sim.Bucket) bucke
 
 // config is that of the journal, over the newest connection to the bucket.
 func (w *world) config() journal.Config {
-	cfg := journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: w.host, LogKey: w.id.LogKey()}
+	cfg := journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: w.host, LogKey: w.id.LogKey(), Log: w.log}
 	if w.with != nil {
 		cfg.Bucket = w.with(w.bucket)
 	}
@@ -157,7 +160,7 @@ func (w *world) serve(cfg journal.Config) (err error) {
 	go func() { served <- srv.Serve(ctx, l) }()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.j, w.l = j, l
+	w.j, w.srv, w.l = j, srv, l
 	w.end = func() error {
 		cancel()
 		return <-served

@@ -34,6 +34,9 @@ func statusCommand() *cobra.Command {
 			} else {
 				_, err = fmt.Fprintf(out, "%s at %s since %s\ncell      %s\nbucket    %s\njournal   %s, %d segments\nblocks    %d, %d bytes\nsessions  %d\n",
 					st.State, st.Address, st.Started.Format(time.RFC3339), st.Cell, st.Bucket, st.Position, st.Segments, st.Blocks, st.Bytes, st.Sessions)
+				if n := st.Refused[wire.CodeBusy]; err == nil && n > 0 {
+					_, err = fmt.Fprintf(out, "busy      %d requests were told to come again later\n", n)
+				}
 				if err == nil && st.Outside > 0 {
 					_, err = fmt.Fprintf(out, "outside   %d objects, %d bytes, are not part of the journal; see holdfastd sweep\n", st.Outside, st.OutsideBytes)
 				}

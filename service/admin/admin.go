@@ -62,6 +62,8 @@ type Status struct {
 	Blocks   uint64     `json:"blocks"`
 	Bytes    uint64     `json:"bytes"` // of sealed blocks
 	Sessions int        `json:"sessions"`
+	// Refused counts the requests of clients that were refused since the start, by the reason that they were given.
+	Refused map[wire.Code]uint64 `json:"refused"`
 	// Recovery is how the last start went.
 	Recovery Recovery `json:"recovery"`
 	// Outside counts the objects that the last start found outside the journal; see Quarantine.
@@ -332,6 +334,7 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 		Blocks:   v.Blocks,
 		Bytes:    v.Bytes,
 		Sessions: s.Service.Sessions(),
+		Refused:  s.Service.Refused(),
 		Recovery: Recovery{info.Replayed, info.Rebuilt, info.Duration.Seconds()},
 
 		Outside: info.Quarantine.Count, OutsideBytes: info.Quarantine.Bytes,

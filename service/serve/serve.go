@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -94,6 +95,7 @@ type Server struct {
 	mu       sync.Mutex
 	requests map[party]int // under way; no line for none
 	underWay int           // of them all
+	refused  map[wire.Code]uint64
 	sessions map[holdfast.SessionID]*session
 	// created says which vault a connection key created since this process began, unless a machine with that key is
 	// enrolled: one is enough, and more would be a way to fill the journal for nothing.
@@ -123,6 +125,7 @@ func New(cfg Config) *Server {
 		lobby:    lobby{in: map[holdfast.VaultID]int{}},
 		reads:    make(chan struct{}, maxReads),
 		requests: map[party]int{},
+		refused:  map[wire.Code]uint64{},
 		sessions: map[holdfast.SessionID]*session{},
 		created:  map[[32]byte]holdfast.VaultID{},
 	}
@@ -141,6 +144,20 @@ func (s *Server) State() wire.State {
 		return wire.StateReadOnly
 	}
 	return wire.StateServing
+}
+
+// Refused returns how many requests were refused since the service began, by the reason that clients were given.
+func (s *Server) Refused() map[wire.Code]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.refused)
+}
+
+// refuse counts one that is.
+func (s *Server) refuse(c wire.Code) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[c]++
 }
 
 // Sessions returns how many sessions are open.
@@ -381,6 +398,7 @@ func (s *Server) checked(need standing, right holdfast.Rights, h handler) http.H
 		}
 		e := *s.explain(r, err) // a copy: some are shared
 		e.Notice = s.notice()
+		s.refuse(e.Code)
 		if out.begun {
 			// Part of the answer is out: only a broken connection says that it is not whole.
 			panic(http.ErrAbortHandler)
