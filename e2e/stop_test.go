@@ -405,6 +405,7 @@ func TestFullBucketDisk(t *testing.T) {
 		write(t, filepath.Join(dir, "first", "changed"), fmt.Sprint(i))
 		c.ok("create", "-C", dir, "one", "first")
 	}
+	oldest := c.archives()[0].Archive
 	filler := filepath.Join(disk, "filler")
 	is := func(state string, also func() bool) {
 		t.Helper()
@@ -423,8 +424,8 @@ func TestFullBucketDisk(t *testing.T) {
 			t.Errorf("at %d %% the client says:\n%s", percent, o.stderr)
 		}
 		c.ok("verify", "one")
-		c.ok("delete", "one@first")
-		c.ok("undelete", "one@first")
+		c.ok("delete", oldest)
+		c.ok("undelete", oldest)
 	}
 
 	// A backup is under way when the last byte is used.
@@ -452,9 +453,9 @@ func TestFullBucketDisk(t *testing.T) {
 		t.Error("the service is another process")
 	}
 	out := filepath.Join(dir, "out")
-	c.ok("extract", "two", "--target", out)
-	sameFile(t, filepath.Join(dir, "second"), filepath.Join(out, "second"))
-	c.ok("extract", "one", "--target", out)
-	same(t, filepath.Join(dir, "first"), filepath.Join(out, "first"))
+	c.ok("extract", "two", "--target", filepath.Join(out, "two"))
+	c.ok("extract", "one", "--target", filepath.Join(out, "one"))
+	sameFile(t, filepath.Join(dir, "second"), filepath.Join(out, "two", "second"))
+	same(t, filepath.Join(dir, "first"), filepath.Join(out, "one", "first"))
 	s.clean()
 }

@@ -45,7 +45,7 @@ var begins = [...]int64{Free: 0, Pause: 80, Refuse: 90, Cut: 95}
 
 const (
 	slack = 2
-	every = 5 * time.Second // between two looks
+	every = 2 * time.Second // between two looks
 )
 
 // Fill is how much of something limited is used.

@@ -24,7 +24,7 @@ const (
 )
 
 // readOnlyRetry is when a client that was told read_only should ask again, seconds.
-const readOnlyRetry = 30
+const readOnlyRetry = 10
 
 // refuses returns what a client is told whose w is not taken.
 func (c Closed) refuses(w write) error {
