@@ -29,16 +29,30 @@ type injected struct {
 // inject runs a program in which the n-th call of each thread fails. It is an error of the disk for all that matter here.
 func inject(t testing.TB, env []string, call, errno string, n int, program string, args ...string) (r injected) {
 	t.Helper()
-	log := filepath.Join(scratch(t), "log")
-	strace := []string{"strace", "-f", "--seccomp-bpf", "-y", "-qq", "-o", log, "-e", "signal=none", "-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, n)}
-	cmd := exec.Command(strace[0], append(append(strace[1:], program), args...)...)
+	cmd, log := injecting(t, call, errno, n, program, args...)
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, "/", &out, &errs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, &out, &errs
 	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
 	}
 	r.code, r.stdout, r.stderr = cmd.ProcessState.ExitCode(), out.String(), errs.String()
+	r.read(t, log)
+	return r
+}
+
+// injecting is a program of which each thread's n-th call of one kind will fail, and where that is logged.
+func injecting(t testing.TB, call, errno string, n int, program string, args ...string) (cmd *exec.Cmd, log string) {
+	t.Helper()
+	log = filepath.Join(scratch(t), "log")
+	strace := []string{"strace", "-f", "--seccomp-bpf", "-y", "-qq", "-o", log, "-e", "signal=none", "-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, n)}
+	cmd = exec.Command(strace[0], append(append(strace[1:], program), args...)...)
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd, log
+}
+
+// read reads from strace's log what failed.
+func (r *injected) read(t testing.TB, log string) {
+	t.Helper()
 	raw, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +68,6 @@ func inject(t testing.TB, env []string, call, errno string, n int, program strin
 			r.other = append(r.other, line)
 		}
 	}
-	return r
 }
 
 // said reports whether what a program wrote names the cause of its failure.
@@ -75,7 +88,7 @@ func eachCall(t *testing.T, calls []string, try func(call, errno string, n int) 
 			continue
 		}
 		last := 0
-		for n := 1; !t.Failed(); n += 1 + n/4 {
+		for n := 1; !t.Failed(); n += 1 + n/3 {
 			errno := "EIO"
 			if n%2 == 0 && slices.Contains(full, call) {
 				errno = "ENOSPC"
@@ -306,4 +319,111 @@ func TestFailEveryCallOfInitAndRecover(t *testing.T) {
 	s.start()
 	c.ok("extract", "s", "--target", filepath.Join(dir, "out"))
 	same(t, tree, filepath.Join(dir, "out", "tree"))
+}
+
+// TestFailEveryCallOfServe makes one call on the disk after another fail in a service, of its data directory or of its
+// bucket's directory, from its start until it is told to end, while a client backs up. It goes on, or ends and says
+// why: by an event that must never happen, or before it is ready. When the disk is sound again and, after an event, a
+// person has done as told, everything that was acknowledged is there, and what was not is made.
+func TestFailEveryCallOfServe(t *testing.T) {
+	part.Need(t, "strace", "rsync")
+	s := newService(t)
+	c := newClient(t, s)
+	dir, tree := grove(t)
+	c.ok("create", "-C", dir, "before", "tree")
+	s.stop()
+	runs, made, ends := 0, map[string]string{}, map[string]int{}
+	eachCall(t, []string{"openat", "pread64", "fsync", "fdatasync", "write", "sync_file_range", "renameat", "newfstatat", "mkdirat", "read", "unlinkat", "getdents64", "pwrite64"}, func(call, errno string, n int) bool {
+		runs++
+		changed := filepath.Join(tree, "some", "2")
+		writeText(t, changed, uint64(500+runs), 4000+runs)
+		content, err := os.ReadFile(changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r injected
+		cmd, log := injecting(t, call, errno, n, holdfastd, "serve", "--data", s.data)
+		said := &tail{}
+		cmd.Env, cmd.Stderr = s.place.environ(), said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); cmd.Wait() }()
+		gone := func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		}
+		s.until("it is ready or has ended", func() bool { return gone() || strings.Contains(said.String(), "ready") })
+		create := []string{"--patience", "5s", "create", "-C", dir, fmt.Sprint("series-", runs), "tree"}
+		if !gone() {
+			if c.run(create...).code == 0 {
+				made[fmt.Sprint("series-", runs)] = string(content)
+			}
+		}
+		if !gone() { // strace's only child is the service
+			raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var pid int
+			fmt.Sscan(string(raw), &pid)
+			if pid > 1 {
+				syscall.Kill(pid, syscall.SIGTERM)
+			}
+		}
+		<-ended
+		r.code, r.stderr = cmd.ProcessState.ExitCode(), said.String()
+		r.read(t, log)
+		about := fmt.Sprintf("%s %d fails with %s (%.2000q, %.2000q): exit %d\n%s", call, n, errno, r.disk, r.other, r.code, r.stderr)
+		if len(r.other) == 0 && len(r.disk) > 0 {
+			how := fmt.Sprint(r.code)
+			if strings.Contains(r.stderr, "ready") {
+				how = "ready, then " + how
+			}
+			ends[how]++
+			if r.code != 0 && r.code != 1 && r.code != never.ExitStatus || r.code != 0 && !r.said() {
+				t.Errorf("it does not end as it should: %s", about)
+			}
+		}
+		if w := s.why(); w.Stopped != nil {
+			if strings.Contains(w.Stopped.Todo, "holdfastd rebuild") {
+				s.admin("rebuild", "--data", s.data)
+			}
+			s.admin("resume", "--data", s.data, "--id", w.Stopped.ID, "--reason", "the disk is sound")
+		} else if r.code == never.ExitStatus {
+			t.Errorf("no event is recorded: %s", about)
+		}
+		s.start()
+		if _, ok := made[fmt.Sprint("series-", runs)]; !ok {
+			made[fmt.Sprint("series-", runs)] = string(content)
+			c.ok(create...)
+		}
+		out := filepath.Join(dir, "out")
+		c.ok("extract", fmt.Sprint("series-", runs), "--target", out)
+		if same(t, tree, filepath.Join(out, "tree")); t.Failed() {
+			t.Logf("after: %s", about)
+		}
+		os.RemoveAll(out)
+		s.stop()
+		return len(r.disk)+len(r.other) > 0
+	})
+	t.Logf("%d runs ended in these ways: %v", runs, ends)
+	if part.Heavy() && (ends["1"] == 0 || ends["5"] == 0 || ends["ready, then 0"] == 0 || ends["ready, then 5"] == 0) {
+		t.Error("that is not all")
+	}
+	s.admin("check", "--data", s.data)
+	s.start()
+	for series, content := range made {
+		out := filepath.Join(dir, "out-"+series)
+		c.ok("extract", series, "--target", out)
+		if got, err := os.ReadFile(filepath.Join(out, "tree", "some", "2")); err != nil || string(got) != content {
+			t.Errorf("%s came back with other contents: %v", series, err)
+		}
+	}
+	s.clean()
 }
