@@ -13,16 +13,13 @@ import (
 	"holdfast/service/requests"
 	"holdfast/service/room"
 	"holdfast/service/serve"
+	"holdfast/service/view"
 )
-
-// viewReserve is what the view needs on the disk at least, bytes: what it holds in memory at most goes to its log and
-// then to a table while the log is still there, and a small view is merged as a whole.
-const viewReserve = 64 << 20
 
 // roomWatch checks that what the service must have on the disk of the data directory fits there, makes the ballast, and
 // returns what watches that disk and the bucket's.
 func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {
-	disks := []room.Disk{{What: "disk of the data directory", Path: d.dir}}
+	disks := []room.Disk{{What: "disk of the data directory", Path: d.dir, Reserve: view.Reserve}}
 	if on, ok := d.bucket.(bucket.OnDisk); ok {
 		disks = append(disks, room.Disk{What: "disk of the bucket", Path: on.Disk()})
 	}
@@ -35,7 +32,7 @@ func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {
 	var have int64
 	parts := []room.Part{
 		{What: "the record of stops", Size: never.FileSize}, {What: "the history of requests", Size: requests.FileSize},
-		{What: "the ballast", Size: ballast}, {What: "the view, at least", Size: viewReserve},
+		{What: "the ballast", Size: ballast}, {What: "the view, at least", Size: view.Reserve},
 	}
 	for i, name := range []string{never.FileName, requests.FileName, room.BallastName, viewDir} {
 		n, err := onDisk(filepath.Join(d.dir, name))

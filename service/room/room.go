@@ -57,12 +57,12 @@ type Fill struct {
 	Size int64  `json:"size"` // that this process can use
 }
 
-// Percent returns how full it is, rounded down.
+// Percent returns how full it is, rounded down, and 100 where a reserve is being used.
 func (f Fill) Percent() int64 {
 	if f.Size <= 0 {
 		return 0
 	}
-	return int64(float64(f.Used) / float64(f.Size) * 100)
+	return min(100, int64(float64(f.Used)/float64(f.Size)*100))
 }
 
 func (f Fill) String() string {
@@ -73,6 +73,17 @@ func (f Fill) String() string {
 type Disk struct {
 	What string // such as "disk of the bucket"
 	Path string // a directory on it
+	// Reserve is what must stay free from Cut on, bytes. Where five percent of the disk are less than that, the disk counts
+	// as smaller than it is.
+	Reserve int64
+}
+
+// budget returns as what a disk of size bytes counts, so that d.Reserve is free when that is full up to Cut.
+func (d Disk) budget(size int64) int64 {
+	if size-size/100*begins[Cut] >= d.Reserve {
+		return size
+	}
+	return max(1, (size-d.Reserve)/begins[Cut]*100)
 }
 
 // Fills asks how full d is: its bytes, and its files where they are counted.
@@ -81,7 +92,7 @@ func (d Disk) Fills() ([]Fill, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "look at the " + d.What, Path: d.Path, Err: err}
 	}
-	all := []Fill{{d.What, d.Path, "bytes", u.used, u.used + u.free}}
+	all := []Fill{{d.What, d.Path, "bytes", u.used, d.budget(u.used + u.free)}}
 	if u.files > 0 {
 		all = append(all, Fill{d.What, d.Path, "files", u.files - u.freeFiles, u.files})
 	}

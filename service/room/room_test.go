@@ -107,7 +107,7 @@ func TestRun(t *testing.T) {
 // TestRealDisk: what is said of a real file system is about right.
 func TestRealDisk(t *testing.T) {
 	dir := t.TempDir()
-	all, err := Disk{"disk", dir}.Fills()
+	all, err := Disk{What: "disk", Path: dir}.Fills()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestRealDisk(t *testing.T) {
 	if f.Size <= 0 || f.Used < 0 || f.Used > f.Size || f.Size > int64(st.Blocks)*int64(st.Bsize) || f.Percent() < 0 || f.Percent() > 100 {
 		t.Errorf("%+v of %+v", f, st)
 	}
-	if _, err := (Disk{"disk", filepath.Join(dir, "no")}).Fills(); !errors.Is(err, os.ErrNotExist) {
+	if _, err := (Disk{What: "disk", Path: filepath.Join(dir, "no")}).Fills(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }
@@ -175,5 +175,30 @@ func TestFits(t *testing.T) {
 	}
 	if w, err := Fits(dir, u.used, Part{"a", u.free + u.used/2}); w != "" || err != nil {
 		t.Errorf("what is there already: %q, %v", w, err)
+	}
+}
+
+// TestReserve: where blocks are refused, the reserve is still free, on disks of every size; and a large disk counts as
+// what it is.
+func TestReserve(t *testing.T) {
+	const reserve = 64 << 20
+	d := Disk{Reserve: reserve}
+	for size := int64(1 << 20); size < 1<<50; size += size/3 + 12345 {
+		size := size &^ 4095
+		b := d.budget(size)
+		if size >= 20*reserve+100 && b != size || b > size || b < 1 {
+			t.Errorf("a disk of %d bytes counts as %d", size, b)
+		}
+		if size <= reserve {
+			if next(Free, Fill{Used: 1 << 19, Size: b}) != Cut {
+				t.Errorf("a disk of %d bytes has room", size)
+			}
+			continue
+		}
+		for _, used := range []int64{size - reserve, size - reserve + 4096} {
+			if l := next(Free, Fill{Used: used, Size: b}); l != Cut {
+				t.Errorf("with %d of %d bytes used, %v", used, size, l)
+			}
+		}
 	}
 }

@@ -105,8 +105,8 @@ func (w *opsFS) Stat(name string) (info vfs.FileInfo, err error) {
 	return info, err
 }
 
-// GetDiskUsage tells the database how much room there is, which matters to it for nothing but its pace: a disk that
-// cannot be asked is no trouble.
+// GetDiskUsage tells the database how much room there is; it merges no more at a time than fits there. A disk that cannot be
+// asked is no trouble.
 func (w *opsFS) GetDiskUsage(name string) (vfs.DiskUsage, error) {
 	u, err := w.FS.GetDiskUsage(name)
 	if err != nil {

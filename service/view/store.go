@@ -30,6 +30,10 @@ const (
 	openFiles    = 256
 )
 
+// Reserve is what the view needs of its disk to go on deleting when nothing else is taken any more, bytes: what is in
+// memory goes to a log, then to a table while the log is still there, and tables are merged.
+const Reserve = 64 << 20
+
 // Store keeps the rows of acknowledged segments (JOURNAL 10) in an embedded database. It is safe for
 // concurrent use, except that there is one caller of Commit and Clear.
 //
