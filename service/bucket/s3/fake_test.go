@@ -183,6 +183,8 @@ func TestClasses(t *testing.T) {
 		{403, "InvalidObjectState", bucket.ClassConfig, "archive class"},
 		{405, "MethodNotAllowed", bucket.ClassConfig, ""},
 		{400, "SomethingNew", bucket.ClassConfig, ""},
+		{403, "NoSuchKey", bucket.ClassDenied, ""},
+		{500, "NoSuchKey", bucket.ClassServer, ""},
 	} {
 		t.Run(fmt.Sprintf("%d%s", c.status, c.code), func(t *testing.T) {
 			var asked atomic.Int64
@@ -267,7 +269,7 @@ func TestRetryAfter(t *testing.T) {
 func TestPutSends(t *testing.T) {
 	body := bytes.Repeat([]byte("0123456789abcdef"), 3<<16) // more than what waits for a 100
 	answer := ""
-	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got, err := io.ReadAll(r.Body)
 		if err != nil || !bytes.Equal(got, body) || r.ContentLength != int64(len(body)) || len(r.TransferEncoding) > 0 || r.Header.Get("Content-Encoding") != "" {
 			t.Errorf("%d bytes of %d arrived, %v, %v", len(got), r.ContentLength, r.Header, err)
@@ -288,11 +290,16 @@ func TestPutSends(t *testing.T) {
 			w.Header().Set("X-Amz-Checksum-Sha256", answer)
 		}
 	})
-	for _, answer = range []string{"", sha64(body)} {
-		if err := b.Put(t.Context(), "log/1", body); err != nil {
-			t.Error(err)
+	tls := httptest.NewTLSServer(h)
+	defer tls.Close()
+	for _, b := range []*Bucket{serve(t, h), trusting(t, tls)} {
+		for _, answer = range []string{"", sha64(body)} {
+			if err := b.Put(t.Context(), "log/1", body); err != nil {
+				t.Error(err)
+			}
 		}
 	}
+	b := serve(t, h)
 	answer = sha64([]byte("something else"))
 	if err := isError(b.Put(t.Context(), "log/1", body), bucket.ClassCorrupt, "put log/1", answer); err != nil {
 		t.Error(err)
@@ -380,6 +387,7 @@ func TestGetShapes(t *testing.T) {
 		{"rest", 4, -1, 206, map[string]string{"Content-Range": "bytes 3-9/10"}, "3456789", "456789", ""},
 		{"rest, less of it", 4, -1, 206, map[string]string{"Content-Range": "bytes 3-8/10"}, "345678", "", bucket.ClassCorrupt},
 		{"rest, endless", 4, -1, 206, map[string]string{"Content-Range": "bytes 3-1000000000000/1000000000001", "Content-Length": "-"}, "345678", "", bucket.ClassCorrupt},
+		{"rest of nothing", 1, -1, 200, nil, "", "", bucket.ClassRefused},
 		{"nothing", 4, 0, 206, map[string]string{"Content-Range": "bytes 3-3/10"}, "3", "", ""},
 		{"success of a kind", 0, -1, 204, map[string]string{"Content-Length": "0"}, "", "", bucket.ClassServer},
 	} {
@@ -395,6 +403,9 @@ func TestGetShapes(t *testing.T) {
 			}
 			if c.class == bucket.ClassRefused && !errors.Is(err, bucket.ErrShort) {
 				t.Errorf("%v, want ErrShort", err)
+			}
+			if m := asked.Load().Get("X-Amz-Checksum-Mode"); (m == "ENABLED") != (asked.Load().Get("Range") == "") {
+				t.Errorf("of the range %q it asks for checksums: %q", asked.Load().Get("Range"), m)
 			}
 			if e := asked.Load().Get("Accept-Encoding"); e != "identity" && e != "" {
 				t.Errorf("it accepts %q", e)

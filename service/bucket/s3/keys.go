@@ -18,7 +18,7 @@ import (
 
 // load finds credentials and settings where AWS tools do.
 func load(a Address) (aws.Config, error) {
-	opts := []func(*config.LoadOptions) error{config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} })}
+	var opts []func(*config.LoadOptions) error
 	if a.Region != "" {
 		opts = append(opts, config.WithRegion(a.Region))
 	}
