@@ -427,3 +427,82 @@ func TestFailEveryCallOfServe(t *testing.T) {
 	}
 	s.clean()
 }
+
+// resize gives a small file system of tmpfs another size.
+func resize(t testing.TB, dir string, size int64) {
+	t.Helper()
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFullDiskAtEveryPage has the client meet a full disk after one page, two, three, ... of its cache and of what it
+// restores. It says that there is no room; what it left is of no harm to the next run, which has room.
+func TestFullDiskAtEveryPage(t *testing.T) {
+	part.Need(t, part.Root, "rsync")
+	s := newService(t)
+	c := newClient(t, s)
+	dir := scratch(t)
+	tree := smallTree(t, dir, "tree", 61, 150)
+	next := func(pages int64) int64 {
+		if part.Heavy() {
+			return pages + 1 + pages/10
+		}
+		return 1 + pages*4
+	}
+	full := 0
+	for pages := int64(1); ; pages = next(pages) {
+		disk := tmpfs(t, pages*4096)
+		env := append(slices.Clone(c.env), "XDG_CACHE_HOME="+disk)
+		writeText(t, filepath.Join(tree, "000", "file-00001"), uint64(pages), 3000)
+		args := []string{"create", "-C", dir, "s", "tree"}
+		first := execute(t, env, holdfast, args...)
+		said := strings.Contains(first.stderr, "no space left")
+		if first.code != 0 && first.code != 1 || first.code == 1 && !said {
+			t.Errorf("create with a cache of %d pages: exit %d\n%s%s", pages, first.code, first.stdout, first.stderr)
+		}
+		if said {
+			full++
+		}
+		resize(t, disk, 64<<20)
+		if o := execute(t, env, holdfast, args...); o.code != 0 {
+			t.Errorf("create after a cache of %d pages: exit %d\n%s%s", pages, o.code, o.stdout, o.stderr)
+		}
+		out := filepath.Join(dir, fmt.Sprint("out-", pages))
+		c.ok("extract", "s", "--target", out)
+		if same(t, tree, filepath.Join(out, "tree")); t.Failed() {
+			t.Fatalf("after a cache of %d pages: exit %d\n%s", pages, first.code, first.stderr)
+		}
+		os.RemoveAll(out)
+		if first.code == 0 && !said {
+			break
+		}
+	}
+	if full == 0 {
+		t.Error("the cache was never full")
+	}
+	t.Logf("the cache was full %d times", full)
+	full = 0
+	for pages := int64(1); ; pages = next(pages) {
+		disk := tmpfs(t, pages*4096)
+		args := []string{"extract", "s", "--target", filepath.Join(disk, "out")}
+		first := c.run(args...)
+		if first.code == 0 {
+			break
+		}
+		full++
+		if !strings.Contains(first.stderr, "no space left") && !strings.Contains(first.stderr, "room") {
+			t.Errorf("extract into %d pages: exit %d\n%s", pages, first.code, first.stderr)
+		}
+		noneWrong(t, tree, filepath.Join(disk, "out", "tree"), fmt.Sprintf("%d pages: %s", pages, first.stderr))
+		resize(t, disk, 64<<20)
+		c.ok(args...)
+		if same(t, tree, filepath.Join(disk, "out", "tree")); t.Failed() {
+			t.Fatalf("after %d pages: exit %d\n%s", pages, first.code, first.stderr)
+		}
+	}
+	t.Logf("the target was full %d times", full)
+	if full < 3 {
+		t.Error("the target was seldom full")
+	}
+}
