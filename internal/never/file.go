@@ -336,7 +336,7 @@ const unwritten = "The record of this could not be written: keep this text, sinc
 // Text is how a person is told of a stop that stands in dir.
 func Text(s Stop, dir string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "holdfastd: stopped, by an event that must never happen; nothing that was acknowledged is lost\n\n")
+	fmt.Fprintf(&b, "holdfastd: stopped, by an event that must never happen\n\n")
 	for _, x := range []struct{ name, text string }{
 		{"id", s.ID}, {"time", s.Time.Format(time.RFC3339)}, {"version", s.Version},
 		{"what", s.What}, {"where", s.Where}, {"invariant", s.Invariant}, {"to do", s.Todo},

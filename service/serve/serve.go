@@ -303,7 +303,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("/", s.checked(unknown, 0, func(http.ResponseWriter, *http.Request, caller) error {
 		return refusal(wire.CodeNotFound, "There is no such request in version %d of the protocol.", holdfast.ProtocolVersion)
 	}))
-	return mux
+	return s.faults(mux)
 }
 
 // bodiless refuses a body: it would be kept unread while the request is answered, and is part of no budget.
