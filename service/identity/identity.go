@@ -190,6 +190,17 @@ func Load(path string) (*Identity, error) {
 	return id, nil
 }
 
+// Replace writes an identity file in the place of one that is there, durably.
+func (id *Identity) Replace(path string) error {
+	if err := id.check(); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(path, id.Encode(), 0o600); err != nil {
+		return fmt.Errorf("replace identity: %w", err)
+	}
+	return nil
+}
+
 // Create writes a new identity file that only its owner can read, durably. The error wraps
 // fs.ErrExist if there is one: it is never overwritten.
 func (id *Identity) Create(path string) error {

@@ -1,0 +1,251 @@
+// Package move takes a cell from one bucket to another.
+//
+// Assumption: nobody serves the cell meanwhile; the caller holds the lock of the data directory that owns it. Invariant: the
+// epoch object, without which a bucket holds no journal, is written last, when every segment that the old bucket lists
+// is in the new one, of the same size and with every check sum right. So a new bucket is never a part of a
+// journal that looks whole. Nothing is deleted anywhere, and a move that was cut short goes on where it was.
+package move
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast"
+	"holdfast/service/bucket"
+	"holdfast/service/segment"
+)
+
+const (
+	workers    = 4                // segments on their way at a time: each is in memory
+	attempts   = 5                // at each step of one object
+	backoff    = 2 * time.Second  // after a failed attempt; doubles
+	opTimeout  = 90 * time.Second // of one request
+	listPasses = 2                // a store may list late what was stored lately
+)
+
+// Errors that a caller acts on.
+var (
+	// ErrForeign reports that the old bucket's cell belongs to another host than the one that moves it.
+	ErrForeign = errors.New("the cell belongs to another host")
+	// ErrNewer reports that the new bucket holds a state of the cell that the old one does not.
+	ErrNewer = errors.New("the new bucket holds a later state of this service than the old one")
+	// ErrDamaged reports bytes of the old bucket that fail their checks at every attempt.
+	ErrDamaged = errors.New("damaged")
+)
+
+// Report says what was moved.
+type Report struct {
+	Segments, There int   // in all, and of those in the new bucket already
+	Bytes           int64 // copied
+}
+
+// Cell copies the cell, which host owns, from one bucket to another. each, if not nil, is told how many segments of all
+// are there, one call at a time.
+func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, host [16]byte, each func(done, all int)) (r Report, err error) {
+	now, old, err := claims(ctx, from, to, cell, host)
+	if err != nil {
+		return r, err
+	}
+	have := map[string]int64{}
+	if err := list(ctx, to, cell, func(o bucket.Object) { have[o.Key] = o.Size }); err != nil {
+		return r, fmt.Errorf("list the new bucket: %w", err)
+	}
+	want := map[string]int64{}
+	for range listPasses {
+		if err := list(ctx, from, cell, func(o bucket.Object) { want[o.Key] = o.Size }); err != nil {
+			return r, fmt.Errorf("list the old bucket: %w", err)
+		}
+	}
+	var todo []bucket.Object
+	for key, size := range want {
+		if s, ok := have[key]; !ok || s != size {
+			todo = append(todo, bucket.Object{Key: key, Size: size})
+		}
+	}
+	r.Segments, r.There = len(want), len(want)-len(todo)
+	if err := copyAll(ctx, from, to, todo, func(o bucket.Object) {
+		r.Bytes += o.Size
+		if r.There++; each != nil {
+			each(r.There, r.Segments)
+		}
+	}); err != nil {
+		return r, err
+	}
+	r.There = r.Segments - len(todo)
+	// The commit point of the move in the bucket.
+	if bytes.Equal(now, old) {
+		return r, nil
+	}
+	err = try(ctx, func(ctx context.Context) error {
+		err := to.Swap(ctx, segment.EpochKey(cell), old, now)
+		if err == nil {
+			return nil
+		}
+		// It may have been done all the same.
+		if got, no := to.Get(ctx, segment.EpochKey(cell), 0, -1); no == nil && bytes.Equal(got, now) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return r, fmt.Errorf("write the epoch object of the new bucket: %w", err)
+	}
+	return r, nil
+}
+
+// claims returns the epoch object of the old bucket, and what the new one has in its place, nil for nothing. The errors say why
+// the cell must not be moved so.
+func claims(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, host [16]byte) (now, old []byte, err error) {
+	read := func(b bucket.Bucket) (raw []byte, c segment.Claim, err error) {
+		err = try(ctx, func(ctx context.Context) error {
+			var err error
+			if raw, err = b.Get(ctx, segment.EpochKey(cell), 0, -1); err != nil {
+				return err
+			}
+			c, err = segment.ParseClaim(raw)
+			return err
+		})
+		return raw, c, err
+	}
+	now, mine, err := read(from)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the epoch object of the old bucket: %w", err)
+	}
+	if mine.Host != host {
+		return nil, nil, fmt.Errorf("%w (epoch %d, host %x)", ErrForeign, mine.Epoch, mine.Host)
+	}
+	old, theirs, err := read(to)
+	switch {
+	case errors.Is(err, bucket.ErrNotFound):
+		return now, nil, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("read the epoch object of the new bucket: %w", err)
+	case theirs != mine && theirs.Epoch >= mine.Epoch:
+		return nil, nil, fmt.Errorf("%w: epoch %d, and the old bucket epoch %d", ErrNewer, theirs.Epoch, mine.Epoch)
+	}
+	return now, old, nil
+}
+
+func list(ctx context.Context, b bucket.Bucket, cell holdfast.CellID, each func(bucket.Object)) error {
+	return bucket.ListAll(ctx, patient{b}, segment.LogPrefix(cell), "", func(o bucket.Object) error {
+		each(o)
+		return nil
+	})
+}
+
+// patient asks for each page of a list as often as try does.
+type patient struct{ bucket.Bucket }
+
+func (p patient) List(ctx context.Context, prefix, after string, max int) (page []bucket.Object, err error) {
+	err = try(ctx, func(ctx context.Context) (err error) {
+		page, err = p.Bucket.List(ctx, prefix, after, max)
+		return err
+	})
+	return page, err
+}
+
+// copyAll copies objects, several at a time; done is told of each, one call at a time.
+func copyAll(ctx context.Context, from, to bucket.Bucket, todo []bucket.Object, done func(bucket.Object)) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	queue := make(chan bucket.Object)
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	for range workers {
+		work.Go(func() {
+			for o := range queue {
+				if err := copyOne(ctx, from, to, o); err != nil {
+					fail(err)
+					continue
+				}
+				mu.Lock()
+				done(o)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, o := range todo {
+		select {
+		case queue <- o:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	close(queue)
+	work.Wait()
+	return context.Cause(ctx)
+}
+
+// copyOne copies an object whose every byte was checked.
+func copyOne(ctx context.Context, from, to bucket.Bucket, o bucket.Object) error {
+	var body []byte
+	err := try(ctx, func(ctx context.Context) error {
+		var err error
+		if body, err = from.Get(ctx, o.Key, 0, -1); err != nil {
+			return err
+		}
+		return check(o, body)
+	})
+	if err != nil {
+		return fmt.Errorf("read %s from the old bucket: %w", o.Key, err)
+	}
+	if err := try(ctx, func(ctx context.Context) error { return to.Put(ctx, o.Key, body) }); err != nil {
+		return fmt.Errorf("write %s to the new bucket: %w", o.Key, err)
+	}
+	return nil
+}
+
+// check compares an object with what its key, its trailer and the list say of it. What is no segment can only be
+// compared with the list.
+func check(o bucket.Object, body []byte) error {
+	if int64(len(body)) != o.Size {
+		return fmt.Errorf("%w: it has %d bytes, and was listed with %d", ErrDamaged, len(body), o.Size)
+	}
+	k, err := segment.ParseKey(o.Key)
+	if err != nil {
+		return nil
+	}
+	if int64(k.Trailer) > o.Size {
+		return fmt.Errorf("%w: it is shorter than its trailer", ErrDamaged)
+	}
+	t, err := k.Parse(body[len(body)-int(k.Trailer):], o.Size)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	for _, r := range t.Records {
+		s, ok := r.Record.(segment.Stored)
+		if !ok {
+			continue
+		}
+		if end := int64(s.Off) + int64(s.Len); end > o.Size || segment.SumOf(body[s.Off:end]) != s.Sum {
+			return fmt.Errorf("%w: block %s has another check sum", ErrDamaged, s.Name)
+		}
+	}
+	return nil
+}
+
+// try makes a few attempts at what a store may fail; what is not there is not there after another one as well.
+func try(ctx context.Context, fn func(context.Context) error) error {
+	pause := backoff
+	for n := 1; ; n++ {
+		c, cancel := context.WithTimeout(ctx, opTimeout)
+		err := fn(c)
+		cancel()
+		if err == nil || ctx.Err() != nil || n == attempts || errors.Is(err, bucket.ErrChanged) || n > 1 && errors.Is(err, bucket.ErrNotFound) {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause *= 2
+	}
+}
