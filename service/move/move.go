@@ -22,7 +22,7 @@ import (
 const (
 	workers    = 4                // segments on their way at a time: each is in memory
 	attempts   = 5                // at each step of one object
-	backoff    = 2 * time.Second  // after a failed attempt; doubles
+	backoff    = time.Second      // after a failed attempt; doubles, but after damaged bytes
 	opTimeout  = 90 * time.Second // of one request
 	listPasses = 2                // a store may list late what was stored lately
 )
@@ -246,6 +246,8 @@ func try(ctx context.Context, fn func(context.Context) error) error {
 		case <-time.After(pause):
 		case <-ctx.Done():
 		}
-		pause *= 2
+		if !errors.Is(err, ErrDamaged) {
+			pause *= 2
+		}
 	}
 }
