@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"holdfastd": main, "happen": happen})
+	testscript.Main(m, map[string]func(){"holdfastd": main, "happen": happen, "fault": fault})
 }
 
 // happen is a process that an event stops that must never happen, in the data directory that it is given.
@@ -32,6 +32,12 @@ func happen() {
 		panic(err)
 	}
 	never.Happened(never.Event{What: "the count of block 00ff is -1", Where: "the view", Invariant: "A count is never below zero.", Todo: "Look."})
+}
+
+// fault is a process in which something panics.
+func fault() {
+	faultsBySignal()
+	panic("a fault in the program")
 }
 
 // TestExitCodes: systemd, and whoever else starts the service again, goes by them.
