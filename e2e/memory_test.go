@@ -20,7 +20,7 @@ import (
 // hello and stay. The service stays below its ceiling, every client below its own, and what comes
 // back is what was stored.
 func TestScenarioS3Memory(t *testing.T) {
-	clients, files, large := bySize(8, 24), bySize(300, 2000), bySize[int64](16<<20, 32<<20)
+	clients, files, large := bySize(8, 16), bySize(300, 1000), bySize[int64](16<<20, 32<<20)
 	p, l := behindLine(t, onS3(t, s3server.Versity))
 	s := newServiceAt(t, p, nil)
 	dir := scratch(t)
