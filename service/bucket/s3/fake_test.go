@@ -175,6 +175,8 @@ func TestClasses(t *testing.T) {
 		{507, "", bucket.ClassFull, ""},
 		{400, "EntityTooLarge", bucket.ClassFull, ""},
 		{404, "NoSuchBucket", bucket.ClassConfig, "there is no bucket " + s3server.BucketName},
+		{404, "XAdminUserNotFound", bucket.ClassDenied, "access key"},
+		{409, "ObjectParentIsFile", bucket.ClassConfig, ""},
 		{404, "", bucket.ClassConfig, "is the endpoint that of an S3 store?"},
 		{301, "PermanentRedirect", bucket.ClassConfig, "another region"},
 		{307, "TemporaryRedirect", bucket.ClassConfig, "another region"},

@@ -56,6 +56,7 @@ var codes = map[string]bucket.Class{
 	"NotSignedUp":                    bucket.ClassDenied,
 	"SignatureDoesNotMatch":          bucket.ClassDenied,
 	"TokenRefreshRequired":           bucket.ClassDenied,
+	"XAdminUserNotFound":             bucket.ClassDenied, // versitygw, with a 404
 	"UnauthorizedAccess":             bucket.ClassDenied,
 	"XMinioInvalidAccessKey":         bucket.ClassDenied,
 	"AccessForbidden":                bucket.ClassDenied,
@@ -94,9 +95,11 @@ var codes = map[string]bucket.Class{
 	"InternalError":                  bucket.ClassServer,
 
 	"AuthorizationHeaderMalformed": bucket.ClassConfig,
+	"ExistingObjectIsDirectory":    bucket.ClassConfig, // versitygw, with a 409
 	"InvalidObjectState":           bucket.ClassConfig,
 	"MethodNotAllowed":             bucket.ClassConfig,
 	"NoSuchBucket":                 bucket.ClassConfig,
+	"ObjectParentIsFile":           bucket.ClassConfig,
 	"NotImplemented":               bucket.ClassConfig,
 	"TemporaryRedirect":            bucket.ClassConfig,
 }
@@ -130,7 +133,7 @@ func (b *Bucket) hint(code string, x *answer) string {
 			return fmt.Sprintf("the bucket is in the region %q; write region=%s into its address", r, r)
 		}
 		return "the bucket is in another region or at another endpoint; correct region or endpoint in its address"
-	case "InvalidAccessKeyId", "XMinioInvalidAccessKey":
+	case "InvalidAccessKeyId", "XMinioInvalidAccessKey", "XAdminUserNotFound":
 		return "the store does not know the access key; is it for this endpoint?"
 	case "SignatureDoesNotMatch":
 		return "the secret key is wrong, or region or endpoint are not those of the key"

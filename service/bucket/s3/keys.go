@@ -11,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"holdfast/service/bucket"
@@ -18,7 +19,7 @@ import (
 
 // load finds credentials and settings where AWS tools do.
 func load(a Address) (aws.Config, error) {
-	var opts []func(*config.LoadOptions) error
+	opts := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{})}
 	if a.Region != "" {
 		opts = append(opts, config.WithRegion(a.Region))
 	}
