@@ -102,7 +102,7 @@ func pausedProcess(t *testing.T, sweep bool) {
 		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s: the old owner goes on:\n%s", name, old.log)
 		}
-		if code := old.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(old.log.String(), "another process has taken this cell over") {
+		if code := old.cmd.ProcessState.ExitCode(); code != 6 || !strings.Contains(old.log.String(), "another process has taken this cell over") {
 			t.Errorf("%s: the old owner ended with %d and does not say why:\n%s", name, code, old.log)
 		}
 		old.cmd, old.log = nil, nil
@@ -122,7 +122,7 @@ func pausedProcess(t *testing.T, sweep bool) {
 			}
 		}
 		t.Logf("%s: paused when the client had written %d KiB of %d; %d accounts acknowledged", name, at>>10, size>>10, len(acked))
-		if o, code := old.try("serve", "--data", old.data, "--listen", old.address); code != 1 || !strings.Contains(o.stderr, "belongs to another host") {
+		if o, code := old.try("serve", "--data", old.data, "--listen", old.address); code != 6 || !strings.Contains(o.stderr, "belongs to another host") {
 			t.Errorf("%s: the old owner came back: exit %d %s", name, code, o.stderr)
 		}
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/never"
 	"holdfast/service/admin"
 	"holdfast/service/bucket/open"
@@ -124,9 +125,17 @@ func (r *reasons) strangers(dir string) error {
 	}
 	const most = 20
 	for _, e := range es {
-		if !ours[e.Name()] && len(r.Deletable) < most {
-			r.add(dir, deletable{e.Name(), 0, "unknown: it is not the service's; ask who put it there"})
+		if ours[e.Name()] || len(r.Deletable) == most {
+			continue
 		}
+		cost := "unknown: it is not the service's; ask who put it there"
+		switch {
+		case strings.HasPrefix(e.Name(), durable.TempPrefix):
+			cost = "nothing: a crash left it behind"
+		case e.Name() == requests.FileName+requests.DamagedSuffix:
+			cost = "nothing: it was damaged and put aside"
+		}
+		r.add(dir, deletable{e.Name(), 0, cost})
 	}
 	return nil
 }
