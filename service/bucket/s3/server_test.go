@@ -1,11 +1,14 @@
 package s3
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"holdfast/internal/part"
 	"holdfast/internal/s3server"
@@ -82,6 +85,57 @@ func TestConformance(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			s := real(t, kind)
 			buckettest.Conformance(t, func(t testing.TB) bucket.Bucket { return connect(t, s) })
+		})
+	}
+}
+
+// TestServerGoesAway: a real server that is stopped in the middle, killed and started again: what it acknowledged is there,
+// each failure is of its class, and nothing has to be done here for the next call to succeed.
+func TestServerGoesAway(t *testing.T) {
+	if testing.Short() {
+		t.Skip("two servers")
+	}
+	for _, kind := range s3server.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			s := real(t, kind)
+			b := connect(t, s)
+			body := bytes.Repeat([]byte("a"), 3<<20)
+			if err := b.Put(t.Context(), "log/1", body); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			for op, call := range calls {
+				for _, fresh := range []bool{false, true} {
+					ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+					if fresh {
+						ctx = bucket.Fresh(ctx)
+					}
+					if err := isError(call(ctx, b), bucket.ClassTimeout, object[op]); err != nil {
+						t.Errorf("%s, fresh %v: %v", op, fresh, err)
+					}
+					cancel()
+				}
+			}
+			s.Kill()
+			for op, call := range calls {
+				if err := isError(call(t.Context(), b), bucket.ClassConnection, object[op]); err != nil {
+					t.Errorf("%s: %v", op, err)
+				}
+			}
+			if err := s.Restart(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := b.Get(t.Context(), "log/1", 0, -1); err != nil || !bytes.Equal(got, body) { // what the stopped server had not read yet died with it
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			if err := b.Put(t.Context(), "log/2", body); err != nil {
+				t.Error(err)
+			}
+			if l, err := b.List(t.Context(), "log/", "log/1", 0); err != nil || len(l) != 1 || l[0].Key != "log/2" {
+				t.Errorf("%v, %v", l, err)
+			}
 		})
 	}
 }
