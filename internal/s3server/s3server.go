@@ -221,7 +221,12 @@ func (s *Server) end(sig os.Signal) {
 }
 
 // Pause stops the server's process, so that it keeps its connections and answers nothing, until Resume or Kill.
-func (s *Server) Pause() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
+func (s *Server) Pause() error {
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return awaitStopped(s.cmd.Process.Pid)
+}
 
 // Resume lets the server's process go on.
 func (s *Server) Resume() error { return s.cmd.Process.Signal(syscall.SIGCONT) }
