@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -85,19 +86,19 @@ func TestDiskThatCannotBeAsked(t *testing.T) {
 // TestRun looks every few seconds until it is told to end.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks, used := 0, int64(0)
+		var looks, used atomic.Int64
 		w := newWatch(slog.New(slog.DiscardHandler), func(Disk) ([]Fill, error) {
-			looks++
-			return []Fill{{Unit: "bytes", Used: used, Size: 100}}, nil
+			looks.Add(1)
+			return []Fill{{Unit: "bytes", Used: used.Load(), Size: 100}}, nil
 		}, []Disk{{}})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { w.Run(ctx); close(done) }()
-		used = 97
+		used.Store(97)
 		time.Sleep(every + time.Second)
 		synctest.Wait()
-		if l, since, _ := w.State(); l != Cut || looks != 2 || time.Since(since) != time.Second {
-			t.Errorf("%v since %v after %d looks", l, since, looks)
+		if l, since, _ := w.State(); l != Cut || looks.Load() != 2 || time.Since(since) != time.Second {
+			t.Errorf("%v since %v after %d looks", l, since, looks.Load())
 		}
 		cancel()
 		<-done
