@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -94,14 +95,27 @@ func why(ctx context.Context, dir string, all bool) (reasons, error) {
 	if fills, err := (room.Disk{What: "disk of the data directory", Path: dir}).Fills(); err == nil {
 		r.Disk = fills
 	}
-	for _, d := range []deletable{
-		{room.BallastName, 0, "nothing: it is there to be deleted, and is made again when there is room"},
-		{requests.FileName, 0, "what holdfastd requests says of the time until now"},
-	} {
-		r.add(dir, d)
+	r.add(dir, deletable{room.BallastName, 0, "nothing: it is there to be deleted, and is made again when there is room"})
+	history, view := "what holdfastd requests says of the time until now", ""
+	if inUse(dir) {
+		history = "do NOT delete it now: the service is running"
+		view = history
+	} else {
+		view = costOfView(ctx, dir)
 	}
-	r.add(dir, deletable{viewDir, 0, costOfView(ctx, dir)})
+	r.add(dir, deletable{requests.FileName, 0, history})
+	r.add(dir, deletable{viewDir, 0, view})
 	return r, r.strangers(dir)
+}
+
+// inUse reports whether a process has the lock on dir.
+func inUse(dir string) bool {
+	f, err := os.Open(filepath.Join(dir, lockFile))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }
 
 // add adds d, whose path is below dir, if it is there.
