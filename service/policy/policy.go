@@ -61,7 +61,8 @@ func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (do
 	if err != nil {
 		return done, err
 	}
-	var errs []error
+	var errs []error // the first of them; a cell has many vaults
+	failed := 0
 	for i := range n {
 		if ctx.Err() != nil || j.Err() != nil {
 			break
@@ -73,9 +74,15 @@ func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (do
 		if err == nil {
 			err = vault(ctx, j, logKey, id, &done)
 		}
-		if err != nil {
+		if err == nil {
+			continue
+		}
+		if failed++; failed <= maxErrors {
 			errs = append(errs, fmt.Errorf("vault %.8s: %w", id, err))
 		}
+	}
+	if failed > maxErrors {
+		errs = append(errs, fmt.Errorf("vaults that failed beside these: %d", failed-maxErrors))
 	}
 	if done != (Done{}) {
 		t, err := j.Append(ctx, func(*journal.Tx) error { return nil })
@@ -88,34 +95,38 @@ func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (do
 	return done, errors.Join(append(errs, ctx.Err())...)
 }
 
-// vault purges and expires in one vault, as long as there is something to do.
+// maxErrors bounds the vaults of which Run says why they failed.
+const maxErrors = 5
+
+// vault purges and expires in one vault, one series after another, as long as there is something to do.
 func vault(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, id holdfast.VaultID, done *Done) error {
-	for {
+	for series := uint32(0); ; {
 		// A look from outside: most vaults need nothing, and the sequencer is not for looking.
-		h, ok, err := j.Acked().Archives(id)
+		h, ok, err := j.Acked().Archives(id, series)
 		if err != nil || !ok {
 			return err
 		}
 		if now := time.Now().UnixNano(); len(h.Purgeable(now)) == 0 && len(h.Expirable(now)) == 0 {
-			return nil
+			series++
+			continue
 		}
 		var did Done
 		if _, err := j.Append(ctx, func(tx *journal.Tx) (err error) {
-			did, err = step(tx, logKey, id)
+			did, err = step(tx, logKey, id, series)
 			return err
 		}); err != nil {
 			return err
 		}
 		if did == (Done{}) {
-			return nil // it was done since that look, and is not acknowledged yet
+			series++ // it was done since that look, and is not acknowledged yet
 		}
 		done.Expired += did.Expired
 		done.Purged += did.Purged
 	}
 }
 
-// step makes at most one purge and one expire record.
-func step(tx *journal.Tx, logKey ed25519.PrivateKey, id holdfast.VaultID) (did Done, err error) {
+// step makes at most one purge and one expire record, of one series.
+func step(tx *journal.Tx, logKey ed25519.PrivateKey, id holdfast.VaultID, series uint32) (did Done, err error) {
 	for _, x := range []struct {
 		t    history.Type
 		what func(*history.Vault, int64) history.IDs
@@ -124,8 +135,8 @@ func step(tx *journal.Tx, logKey ed25519.PrivateKey, id holdfast.VaultID) (did D
 		{history.TypePurge, (*history.Vault).Purgeable, &did.Purged},
 		{history.TypeExpire, (*history.Vault).Expirable, &did.Expired},
 	} {
-		h, _, err := tx.Reader().Archives(id)
-		if err != nil {
+		h, ok, err := tx.Reader().Archives(id, series)
+		if err != nil || !ok {
 			return did, err
 		}
 		at := tx.Now() * 1e6 // the journal's time, which is the stamp

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"holdfast"
+	"holdfast/history"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/journal"
 	"holdfast/service/segment"
@@ -239,6 +241,48 @@ func TestAskedIsBounded(t *testing.T) {
 			if u, err := w.j.Acked().Usage(a, 0); err != nil || u.Asked != 7 {
 				t.Fatalf("account %s asked about %d, %v", a, u.Asked, err)
 			}
+		}
+	})
+}
+
+// TestSeriesAreBounded: a series has so many archives at most, and a vault so many series.
+func TestSeriesAreBounded(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		store, err := view.OpenMem()
+		w.ok(err, "open a view")
+		w.j, err = journal.Open(w.Context(), journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: [16]byte{1}, LogKey: w.id.LogKey(), Store: store})
+		w.ok(err, "open journal")
+		w.serve()
+		c := w.customer("c", holdfast.RightsAll)
+		sid := c.open()
+		_, err = c.upload(sid, 1, frame(name(1), sealed(sid, holdfast.KindArchive, 100)))
+		w.ok(err, "upload")
+		commit := func(series byte) error {
+			r := c.signed(history.TypeCommit, history.Commit{Session: sid, Group: c.group, Root: name(1), Series: holdfast.SeriesID{series}}.Encode())
+			_, err := c.record(wire.PathRecords, r)
+			if err == nil {
+				c.advance(r)
+			}
+			return err
+		}
+		w.ok(commit(1), "commit")
+		// What follows takes too long to be done: the view is told of it.
+		set := func(row []byte, at int, n uint32) {
+			old, err := store.Get(row)
+			w.ok(err, "read the view")
+			binary.BigEndian.PutUint32(old[at:], n)
+			l := view.NewLayer(store)
+			w.ok(errors.Join(l.Put(row, old), store.Commit(l)), "change the view")
+		}
+		series := append(append([]byte{'c'}, c.vault[:]...), append([]byte{1}, make([]byte, 15)...)...)
+		set(series, 4, maxArchives)
+		w.want(wire.CodeTooLarge, commit(1), "an archive too many")
+		w.ok(commit(2), "another series")
+		set(series, 4, 1)
+		w.ok(commit(1), "when there is room")
+		if n, of, err := w.j.Acked().Series(c.vault, holdfast.SeriesID{1}); n != 2 || of != 2 || err != nil {
+			t.Errorf("%d archives, %d series, %v", n, of, err)
 		}
 	})
 }

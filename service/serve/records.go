@@ -315,11 +315,43 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request, c caller) error
 	if err := s.limits.record(c, b.Vault, len(rec.Body)); err != nil {
 		return err
 	}
+	if err := s.mayCommit(b); err != nil {
+		return err
+	}
 	e, _, err := s.enter(r, c, rec)
 	if err != nil {
 		return err
 	}
 	return writeBinary(w, e.Append(nil))
+}
+
+const (
+	// maxArchives bounds the archives of one series that are not purged: hourly ones for close to two years. Whatever
+	// deletes or expires one looks at all of them.
+	maxArchives = 1 << 14
+	// maxSeries bounds the series of one vault.
+	maxSeries = 1 << 14
+)
+
+// mayCommit refuses a commit to a series that has as many archives as it can have, or is one too many.
+func (s *Server) mayCommit(b history.Body) error {
+	if b.Type != history.TypeCommit {
+		return nil
+	}
+	c, err := history.ParseCommit(b.Fields)
+	if err != nil {
+		return err
+	}
+	archives, series, err := s.j.Acked().Series(b.Vault, c.Series)
+	switch {
+	case err != nil:
+		return err
+	case archives >= maxArchives:
+		return refusal(wire.CodeTooLarge, "The series has %d archives, as many as it can have; delete old ones, or have a policy do it, and go on when they are purged, or begin another series.", archives)
+	case archives == 0 && series >= maxSeries:
+		return refusal(wire.CodeTooLarge, "The vault has %d series, as many as it can have; go on with one that it has.", series)
+	}
+	return nil
 }
 
 // enter makes rec the next of its vault's history, unless it is there already, and returns its entry once

@@ -488,7 +488,7 @@ func TestScenarioS12FutureClockThroughTheService(t *testing.T) {
 		odd := commit(future)
 		last := commit(time.Now().UnixNano())
 		w.ok(c.ownerSays(history.TypePolicy, history.Policy{Series: holdfast.SeriesID{1}, Last: 1}.Encode()), "policy")
-		v, ok, err := w.j.Acked().Archives(c.vault)
+		v, ok, err := w.j.Acked().Archives(c.vault, 0)
 		if err != nil || !ok {
 			t.Fatal(ok, err)
 		}

@@ -73,6 +73,11 @@ func (w *world) start() {
 	if err != nil {
 		w.Fatalf("open journal: %v", err)
 	}
+	w.serve()
+}
+
+// serve serves what the journal holds.
+func (w *world) serve() {
 	w.srv = New(Config{Journal: w.j, Identity: w.id})
 	w.l = pipenet.Listen()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))

@@ -163,28 +163,37 @@ func (r Reader) VaultNo(i uint32) (holdfast.VaultID, bool, error) {
 	return v, ok, err
 }
 
-// Archives returns a vault with its archives that are not purged, series, policies, delay and freeze: all
-// that history.Vault.Expirable and Purgeable look at. It has no machines and no sessions.
-func (r Reader) Archives(id holdfast.VaultID) (*history.Vault, bool, error) {
+// Archives returns a vault with one of its series, by number from 0 in the order of their first commits: the archives of
+// it that are not purged, the policies that concern it, delay and freeze; all that history.Vault.Expirable and Purgeable
+// look at. It has no machines and no sessions. It says no if there is no such vault or series.
+func (r Reader) Archives(id holdfast.VaultID, series uint32) (*history.Vault, bool, error) {
 	v, ok, err := loadVault(r.rows, id)
-	if err != nil || !ok {
+	if err != nil || !ok || series >= v.series {
 		return nil, false, err
 	}
+	var s holdfast.SeriesID
+	ok, err = load(r.rows, key(rowSeriesNo, id[:], u32(series)), func(rd *enc.Reader) { rd.Fixed(s[:]) })
+	if err == nil && !ok {
+		err = fmt.Errorf("series %d of vault %s: %w: it is not there", series, id, ErrDamaged)
+	}
 	l := newLoader(r.rows, v)
-	for i := range v.series {
-		var s holdfast.SeriesID
-		ok, err := load(r.rows, key(rowSeriesNo, id[:], u32(i)), func(rd *enc.Reader) { rd.Fixed(s[:]) })
-		if err == nil && !ok {
-			err = fmt.Errorf("series %d of vault %s: %w: it is not there", i, id, ErrDamaged)
-		}
-		if err == nil {
-			err = l.series(s)
-		}
-		if err != nil {
-			return nil, false, err
-		}
+	if err == nil {
+		err = l.series(s)
+	}
+	if err != nil {
+		return nil, false, err
 	}
 	return l.done(), true, nil
+}
+
+// Series returns how many archives a series has that are not purged, and how many series its vault has.
+func (r Reader) Series(id holdfast.VaultID, s holdfast.SeriesID) (archives, series uint32, err error) {
+	v, _, err := loadVault(r.rows, id)
+	if err != nil {
+		return 0, 0, err
+	}
+	row, _, err := loadSeries(r.rows, id, s)
+	return row.archives, v.series, err
 }
 
 // Signer returns the machine of a vault that signs as signer.

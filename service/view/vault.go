@@ -568,6 +568,10 @@ func (l *loader) series(id holdfast.SeriesID) error {
 	return nil
 }
 
+// maxNamed bounds the archives of all series together that one record names an archive of: so many are looked at, and are
+// in memory, while everybody else waits.
+const maxNamed = 1 << 16
+
 // named adds the whole series of every archive that a record names.
 func (l *loader) named(t history.Type, fields []byte) error {
 	ids, bad := history.ParseIDs(t, fields)
@@ -576,6 +580,13 @@ func (l *loader) named(t history.Type, fields []byte) error {
 	}
 	for _, id := range ids {
 		a, ok, err := l.archive(id)
+		if err == nil && ok && !l.have[a.Commit.Series] {
+			var s seriesRow
+			s, _, err = loadSeries(l.rows, l.v.ID, a.Commit.Series)
+			if left := maxNamed - len(l.part.Archives); err == nil && int64(s.archives) > int64(left) {
+				return fmt.Errorf("%w: the series of the archives that it names have more than %d archives together; name fewer series in one record", history.ErrFormat, maxNamed)
+			}
+		}
 		if err == nil && ok {
 			err = l.series(a.Commit.Series)
 		}

@@ -1,8 +1,10 @@
 package view
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -180,10 +182,7 @@ func agree(t *testing.T, rng *rand.Rand) {
 				try(c.ByOwner(history.TypeRevoke, history.Revoke{Signer: d.Signer(), Since: (start + 1 + rng.Int64N(w.now-start+1)) * 1e6}.Encode()))
 			}
 		}
-		part, ok, err := NewReader(w.rows).Archives(c.Vault)
-		if err != nil || !ok {
-			t.Fatal(err)
-		}
+		part := w.archives(c.Vault)
 		if !slices.Equal(part.Archives, v.Archives) {
 			t.Fatalf("the view has %d archives, the vault %d, or in other states", len(part.Archives), len(v.Archives))
 		}
@@ -199,6 +198,33 @@ func agree(t *testing.T, rng *rand.Rand) {
 			t.Errorf("%s records: %d accepted, %d refused; this test does not show much", typ, accepted[typ], refused[typ])
 		}
 	}
+}
+
+// archives puts together what Archives says of all series of a vault.
+func (w *world) archives(v holdfast.VaultID) *history.Vault {
+	w.t.Helper()
+	var all *history.Vault
+	for i := uint32(0); ; i++ {
+		part, ok, err := NewReader(w.rows).Archives(v, i)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		if all == nil {
+			all = part
+			continue
+		}
+		maps.Copy(all.Series, part.Series)
+		maps.Copy(all.Policies, part.Policies)
+		all.Archives = append(all.Archives, part.Archives...)
+	}
+	if all == nil {
+		return &history.Vault{}
+	}
+	slices.SortFunc(all.Archives, func(a, b history.Archive) int { return cmp.Compare(a.N, b.N) })
+	return all
 }
 
 // withThief returns a customer whose second machine is a thief's. Both have a session.
@@ -302,9 +328,9 @@ func TestSuspectBlocksAreNotThere(t *testing.T) {
 		t.Errorf("the root has %d references", got)
 	}
 	// The honest machine's archives are not suspect, the thief's is.
-	part, _, err := rd.Archives(c.Vault)
-	if err != nil || len(part.Archives) != 3 || part.Archives[0].Suspect || !part.Archives[1].Suspect || part.Archives[2].Suspect {
-		t.Errorf("%+v %v", part.Archives, err)
+	part := w.archives(c.Vault)
+	if len(part.Archives) != 3 || part.Archives[0].Suspect || !part.Archives[1].Suspect || part.Archives[2].Suspect {
+		t.Errorf("%+v", part.Archives)
 	}
 }
 
@@ -329,6 +355,28 @@ func TestTreesAfterARevocationAreThere(t *testing.T) {
 	if _, ok, _ := NewReader(w.rows).Present(c.Vault, c.Group, tree.Name); !ok {
 		t.Error("a tree of a later session is not there")
 	}
+}
+
+// TestManyArchivesAtOnce: a record that names archives of series with too many of them is refused before they are looked at.
+func TestManyArchivesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	w.accept(c, c.Open())
+	root := c.Over(holdfast.KindArchive, 1)
+	w.store(c, root)
+	r := c.Commit(root.Name)
+	w.accept(c, r)
+	id := w.archives(c.Vault).Archives[0].Commit.Series
+	k := key(rowSeries, c.Vault[:], id[:])
+	row, err := w.rows.Get(k)
+	if err != nil || row == nil {
+		t.Fatal(err)
+	}
+	one := slices.Clone(row)
+	copy(row[4:], u32(maxNamed+1))
+	w.refuse(w.entry(c.Signed(history.TypeDelete, history.IDs{r.ID()}.Encode()), c.Vault), history.ErrFormat)
+	copy(row[4:], one[4:])
+	w.accept(c, c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
 }
 
 func TestVaultsAreNumbered(t *testing.T) {
