@@ -72,6 +72,7 @@ func (s *service) away() (back func()) {
 // TestEndWithoutBucket tells the service to end while its bucket is away and uploads wait for it. It ends within bounds and
 // says what is not stored; a second signal ends it at once. When both are back the client goes on by itself, and nothing is lost.
 func TestEndWithoutBucket(t *testing.T) {
+	t.Parallel() // it waits for most of a minute
 	const size = 40 << 20
 	s := newService(t)
 	c := newClient(t, s)

@@ -16,6 +16,7 @@ import (
 // one that is brought back from the bucket alone goes on without them; the machine that was told of what they held says so
 // instead of going on, and one that has no memory restores what is there.
 func TestNewestObjectsLost(t *testing.T) {
+	t.Parallel() // it waits a minute for nothing to come
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -56,6 +57,8 @@ func TestNewestObjectsLost(t *testing.T) {
 	}
 	out := filepath.Join(dir, "again")
 	c.ok("extract", "first", "--target", out, "--cache", filepath.Join(dir, "no-memory"))
+	// And who accepts the loss goes on.
+	c.ok("create", "-C", dir, "third", "tree", "--cache", filepath.Join(dir, "no-memory"))
 	if got, err := os.ReadFile(filepath.Join(out, "tree", "file")); string(got) != "one" {
 		t.Errorf("the first archive holds %q, %v", got, err)
 	}
