@@ -14,9 +14,10 @@ import (
 
 // The parts that are not simply programs of the same name.
 const (
-	Root = "root" // the effective user is root
-	ACL  = "acl"  // setfacl and getfacl
-	Attr = "attr" // setfattr and getfattr
+	Root  = "root"  // the effective user is root
+	ACL   = "acl"   // setfacl and getfacl
+	Attr  = "attr"  // setfattr and getfattr
+	Tmpfs = "tmpfs" // a small file system can be mounted; see SmallDisk
 )
 
 // Need skips t unless every named part is there, and fails it if the missing part is required.
@@ -64,6 +65,8 @@ func lacking(part string) string {
 			return "this is not root"
 		}
 		return ""
+	case Tmpfs:
+		return noTmpfs()
 	case ACL:
 		programs = []string{"setfacl", "getfacl"}
 	case Attr:

@@ -2,7 +2,6 @@ package view
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -17,20 +16,12 @@ import (
 // TestDeletesOnReserve: on a disk of which no more than Reserve is free, all rows of a view of any size can be deleted, each
 // with a row about that, and a large view gets smaller.
 func TestDeletesOnReserve(t *testing.T) {
-	part.Need(t, part.Root)
 	rows, disk := 50_000, int64(288<<20)
 	if part.Heavy() {
 		rows, disk = 200_000, 640<<20
 	}
 	dir := t.TempDir()
-	if err := syscall.Mount("holdfast-test", dir, "tmpfs", 0, fmt.Sprintf("size=%d", disk)); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	part.SmallDisk(t, dir, disk)
 	t.Cleanup(never.Catch(func(e never.Event) { panic(e) }))
 	s, err := Open(filepath.Join(dir, "view"))
 	if err != nil {

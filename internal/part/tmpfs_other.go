@@ -1,0 +1,5 @@
+//go:build !linux
+
+package part
+
+func noTmpfs() string { return "that is for Linux" }
