@@ -75,9 +75,9 @@ func (r injected) said() bool {
 	return strings.Contains(r.stdout+r.stderr, "input/output error") || strings.Contains(r.stdout+r.stderr, "no space left")
 }
 
-// eachCall calls try with every call and n, until n is more than any thread makes, in steps that grow with n; where
+// eachCall calls try with every call and n, until n is more than any thread makes, in steps of 1 + n/grow; where
 // tests are to be quick, once for every second call. try reports whether a call failed.
-func eachCall(t *testing.T, calls []string, try func(call, errno string, n int) (reached bool)) {
+func eachCall(t *testing.T, grow int, calls []string, try func(call, errno string, n int) (reached bool)) {
 	t.Helper()
 	full := []string{"write", "pwrite64", "fsync", "fdatasync", "renameat", "mkdirat", "openat", "linkat"} // that can find no room
 	for i, call := range calls {
@@ -88,7 +88,7 @@ func eachCall(t *testing.T, calls []string, try func(call, errno string, n int) 
 			continue
 		}
 		last := 0
-		for n := 1; !t.Failed(); n += 1 + n/3 {
+		for n := 1; !t.Failed(); n += 1 + n/grow {
 			errno := "EIO"
 			if n%2 == 0 && slices.Contains(full, call) {
 				errno = "ENOSPC"
@@ -142,7 +142,7 @@ func TestFailEveryCallOfCreate(t *testing.T) {
 	create := []string{"create", "-C", dir, "s", "tree"}
 	c.ok(create...)
 	runs, ends := 0, map[int]int{}
-	eachCall(t, []string{"openat", "read", "pread64", "getdents64", "fsync", "newfstatat", "renameat", "fstat", "write", "readlinkat", "pwrite64", "unlinkat", "close"}, func(call, errno string, n int) bool {
+	eachCall(t, 5, []string{"openat", "read", "pread64", "getdents64", "fsync", "newfstatat", "renameat", "fstat", "write", "readlinkat", "pwrite64", "unlinkat", "close"}, func(call, errno string, n int) bool {
 		runs++
 		writeText(t, filepath.Join(tree, "some", "2"), uint64(100+runs), 5000+runs)
 		r := inject(t, c.env, call, errno, n, holdfast, create...)
@@ -190,7 +190,7 @@ func TestFailEveryCallOfExtract(t *testing.T) {
 	dir, tree := grove(t)
 	c.ok("create", "-C", dir, "s", "tree")
 	runs, ends := 0, map[int]int{}
-	eachCall(t, []string{"openat", "read", "pwrite64", "pread64", "renameat", "newfstatat", "mkdirat", "linkat", "write", "fstat", "utimensat", "unlinkat", "fchmod", "getdents64", "symlinkat", "close"}, func(call, errno string, n int) bool {
+	eachCall(t, 5, []string{"openat", "read", "pwrite64", "pread64", "renameat", "newfstatat", "mkdirat", "linkat", "write", "fstat", "utimensat", "unlinkat", "fchmod", "getdents64", "symlinkat", "close"}, func(call, errno string, n int) bool {
 		runs++
 		out := filepath.Join(scratch(t), "out")
 		extract := []string{"extract", "s", "--target", out}
@@ -268,7 +268,7 @@ func TestFailEveryCallOfInitAndRecover(t *testing.T) {
 	copyTree(t, filepath.Join(s.data, "identity"), kept)
 	for _, what := range []string{"init", "recover"} {
 		ends := map[int]int{}
-		eachCall(t, []string{"openat", "pread64", "fsync", "read", "write", "flock", "renameat", "linkat", "fdatasync", "getdents64", "mkdirat", "newfstatat", "unlinkat", "sync_file_range"}, func(call, errno string, n int) bool {
+		eachCall(t, 2, []string{"openat", "pread64", "fsync", "read", "write", "flock", "renameat", "linkat", "fdatasync", "getdents64", "mkdirat", "newfstatat", "unlinkat", "sync_file_range"}, func(call, errno string, n int) bool {
 			place := scratch(t)
 			defer os.RemoveAll(place)
 			data := filepath.Join(place, "data")
@@ -333,7 +333,7 @@ func TestFailEveryCallOfServe(t *testing.T) {
 	c.ok("create", "-C", dir, "before", "tree")
 	s.stop()
 	runs, made, ends := 0, map[string]string{}, map[string]int{}
-	eachCall(t, []string{"openat", "pread64", "fsync", "fdatasync", "write", "sync_file_range", "renameat", "newfstatat", "mkdirat", "read", "unlinkat", "getdents64", "pwrite64"}, func(call, errno string, n int) bool {
+	eachCall(t, 2, []string{"openat", "pread64", "fsync", "fdatasync", "write", "sync_file_range", "renameat", "newfstatat", "mkdirat", "read", "unlinkat", "getdents64", "pwrite64"}, func(call, errno string, n int) bool {
 		runs++
 		changed := filepath.Join(tree, "some", "2")
 		writeText(t, changed, uint64(500+runs), 4000+runs)
@@ -488,6 +488,7 @@ func TestFullDiskAtEveryPage(t *testing.T) {
 		args := []string{"extract", "s", "--target", filepath.Join(disk, "out")}
 		first := c.run(args...)
 		if first.code == 0 {
+			same(t, tree, filepath.Join(disk, "out", "tree"))
 			break
 		}
 		full++

@@ -103,6 +103,47 @@ func TestWhatIsNoEvent(t *testing.T) {
 	}
 }
 
+// TestListFails: the database lists its directory last of all when it is opened, and is at work by then. An error there is
+// an event; before, it is one of opening.
+func TestListFails(t *testing.T) {
+	disk := NewDisk()
+	s, err := disk.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := catch(t, func() {})
+	for n := int32(1); ; n++ {
+		var lists atomic.Int32
+		var working atomic.Bool
+		disk.OnOp(func(op DiskOp) DiskFault {
+			if op.Name == "create" {
+				working.Store(true)
+			}
+			if op.Name == "list" && lists.Add(1) == n {
+				return DiskFault{Err: syscall.EIO}
+			}
+			return DiskFault{}
+		})
+		had := len(c.all())
+		s, err := disk.Open()
+		if err == nil {
+			s.Close()
+		}
+		if lists.Load() < n {
+			break
+		}
+		if all := c.all(); working.Load() != (len(all) == had+1) || working.Load() == errors.Is(err, syscall.EIO) {
+			t.Errorf("list %d, at work: %v: %v, events: %+v", n, working.Load(), err, all[had:])
+		}
+	}
+	if all := c.all(); len(all) != 1 || !strings.Contains(all[0].What, "list view") {
+		t.Errorf("events: %+v", all)
+	}
+}
+
 // TestReadFails: what cannot be read is an event as well; while the view is being opened, it is damaged.
 func TestReadFails(t *testing.T) {
 	disk := NewDisk()
