@@ -134,6 +134,29 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// TestDiskFailsUnderTheRecord: likewise where the disk refuses to write or to sync it.
+func TestDiskFailsUnderTheRecord(t *testing.T) {
+	part.Need(t, "strace")
+	for _, inject := range []string{"pwrite64:error=EIO", "pwrite64:error=ENOSPC", "fsync:error=EIO"} {
+		dir := t.TempDir()
+		install(t, dir).Uninstall() // the file is there
+		cmd := exec.Command("strace", "-f", "-o", os.DevNull, "-e", "inject="+inject, os.Args[0], dir)
+		cmd.Env = append(os.Environ(), asProcess+"=one")
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != ExitStatus {
+			t.Errorf("%s: the process ended with %d, not %d", inject, code, ExitStatus)
+		}
+		if !strings.Contains(said.String(), event.What) || !strings.Contains(said.String(), unwritten) {
+			t.Errorf("%s: said: %s", inject, &said)
+		}
+		if _, err := Read(dir); err != nil {
+			t.Errorf("%s: %v", inject, err)
+		}
+	}
+}
+
 // TestTwoAtOnce: one of them is recorded.
 func TestTwoAtOnce(t *testing.T) {
 	dir := t.TempDir()
