@@ -14,7 +14,7 @@ SYSTEMS := darwin freebsd windows
 
 # Where goroutines meet; the race detector is run on these only, because it is slow.
 RACE := ./client/remote ./client/seal ./client/backup ./client/restore ./client/target \
-	./service/bucket/... ./service/journal ./service/serve ./service/account
+	./service/bucket/... ./service/journal ./service/room ./service/serve ./service/account
 
 .PHONY: help demo build test static tests vet staticcheck unit race fuzz clean
 
