@@ -16,7 +16,7 @@ func rounds() int { return bySize(4, 20) }
 // roundsAt is the same for a service whose bucket is in a place; a server takes longer than a directory.
 func roundsAt(p place) int {
 	if p.dir == "" {
-		return bySize(2, 6)
+		return bySize(2, 3)
 	}
 	return rounds()
 }

@@ -75,7 +75,7 @@ func TestRequestsPerGiB(t *testing.T) {
 	c.ok("extract", "small", "--target", filepath.Join(scratch(t), "out"))
 	within(fmt.Sprintf("restore %d small files", files), requests{0, 7}, none, [2]float64{0, 600})
 
-	idle := bySize(10*time.Second, time.Minute)
+	idle := bySize(10*time.Second, 35*time.Second)
 	<-time.After(idle)
 	within(fmt.Sprintf("nothing, for %v", idle), requests{0, 240 * idle.Hours()}, none, none)
 	segments := float64(len(p.objects(t)))

@@ -30,8 +30,8 @@ func TestMainJob(t *testing.T) {
 		s := newServiceAt(t, p, nil)
 		c := newClient(t, s)
 		dir := scratch(t)
-		size := bySize[int64](24<<20, 192<<20)
-		tree := mixedTree(t, dir, "tree", 31, bySize(300, 5000), size)
+		size := bySize[int64](24<<20, 96<<20)
+		tree := mixedTree(t, dir, "tree", 31, bySize(300, 2000), size)
 		first := c.ok("create", "-C", dir, "s", "tree")
 		then := filepath.Join(scratch(t), "tree")
 		copyTree(t, tree, then)
@@ -181,7 +181,7 @@ func TestThirtyKills(t *testing.T) {
 // TestStoreStopped takes the S3 server away in the middle of a backup. Nothing is lost, the service stays and says that its
 // store is down, and when the store is back the client finishes without anybody's help.
 func TestStoreStopped(t *testing.T) {
-	away := bySize(5*time.Second, time.Minute)
+	away := bySize(14*time.Second, time.Minute) // the service says so after ten seconds
 	p := ownS3(t, s3server.Versity)
 	s := newServiceAt(t, p, nil)
 	c := newClient(t, s)
