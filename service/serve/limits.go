@@ -34,7 +34,7 @@ var (
 const recordOverhead = 512
 
 // maxLines bounds the buckets of one limiter.
-const maxLines = 16384
+const maxLines = 4096
 
 // rate is how often something may happen: burst at once, and so often a second in the long run.
 type rate struct{ burst, second float64 }

@@ -249,7 +249,7 @@ func (s *Server) vaults(w http.ResponseWriter, r *http.Request, c caller) error 
 
 const (
 	// maxVaults bounds the vaults of a cell: each takes 8 bytes of memory, in owners.
-	maxVaults = 1 << 20
+	maxVaults = 1 << 19
 	// maxCreated bounds the keys that created a vault and enrolled no machine in it.
 	maxCreated = 16384
 	// maxFound bounds the vaults of one owner that he is told of.

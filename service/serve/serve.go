@@ -58,7 +58,7 @@ const (
 	// What a client sends before its turn is kept unread, up to streamBuffer bytes a request. All streams of a connection
 	// together can hold that much, so that a batch whose turn has come is never stuck behind those that wait.
 	maxStreams   = 32
-	streamBuffer = 256 << 10
+	streamBuffer = 192 << 10
 	// maxFrame bounds one frame of HTTP/2; each connection keeps memory for its largest.
 	maxFrame = 16 << 10
 )

@@ -570,7 +570,7 @@ func (l *loader) series(id holdfast.SeriesID) error {
 
 // maxNamed bounds the archives of all series together that one record names an archive of: so many are looked at, and are
 // in memory, while everybody else waits.
-const maxNamed = 1 << 16
+const maxNamed = 1 << 15
 
 // named adds the whole series of every archive that a record names.
 func (l *loader) named(t history.Type, fields []byte) error {
