@@ -58,6 +58,14 @@ func statusCommand() *cobra.Command {
 					if err == nil {
 						_, err = fmt.Fprintf(out, "FROZEN    nothing is deleted since %s (%s): %s; see holdfastd thaw\n", f.Since.Format(time.RFC3339), f.Reason, f.Found)
 					}
+					if err == nil && f.Observed != "" {
+						_, err = fmt.Fprintf(out, "          looked again: %s\n", f.Observed)
+					}
+				}
+				for _, f := range st.Ended {
+					if err == nil {
+						_, err = fmt.Fprintf(out, "thawed    deleting was frozen from %s to %s (%s): %s; %s\n", f.Since.Format(time.RFC3339), f.Until.Format(time.RFC3339), f.Reason, f.Found, f.Why)
+					}
 				}
 				if err == nil && digest {
 					_, err = fmt.Fprintf(out, "digest    %s\n", st.Digest)

@@ -37,6 +37,7 @@ import (
 	"holdfast/service/journal"
 	"holdfast/service/requests"
 	"holdfast/service/room"
+	"holdfast/service/segment"
 	"holdfast/service/serve"
 	"holdfast/service/view"
 	"holdfast/wire"
@@ -78,6 +79,8 @@ type Status struct {
 	ReadOnly string `json:"read_only,omitempty"`
 	// Frozen says why nothing is deleted at the moment; empty if it is.
 	Frozen []Freeze `json:"frozen"`
+	// Ended is the newest freezes that ended by themselves in this process.
+	Ended []Ended `json:"ended,omitempty"`
 	// SingleOwner says what the bucket lacks, if it is used on the operator's word that no other process claims the cell.
 	SingleOwner string `json:"single_owner,omitempty"`
 }
@@ -116,12 +119,21 @@ type Freeze struct {
 	Reason string    `json:"reason"` // "clocks", "jump" or "contradiction"
 	Since  time.Time `json:"since"`  // journal time
 	Found  string    `json:"found"`
+	// Observed says what looking again has found since, if that is done.
+	Observed string `json:"observed,omitempty"`
+}
+
+// Ended is a freeze that ended by itself.
+type Ended struct {
+	Freeze
+	Until time.Time `json:"until"`
+	Why   string    `json:"why"`
 }
 
 func freezes(all []view.Freeze) []Freeze {
 	out := []Freeze{}
 	for _, f := range all {
-		out = append(out, Freeze{f.Reason.String(), time.UnixMilli(f.Since).UTC(), f.Text})
+		out = append(out, Freeze{Reason: f.Reason.String(), Since: time.UnixMilli(f.Since).UTC(), Found: f.Text})
 	}
 	return out
 }
@@ -343,6 +355,14 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 	st.ReadOnly, st.Room = s.readOnly(), []Fill{}
 	for _, f := range s.Room.Fills() {
 		st.Room = append(st.Room, Fill{f, f.Percent()})
+	}
+	for i, f := range st.Frozen {
+		if f.Reason == segment.ReasonContradiction.String() {
+			st.Frozen[i].Observed = s.Journal.Observed()
+		}
+	}
+	for _, e := range s.Journal.Ended() {
+		st.Ended = append(st.Ended, Ended{freezes([]view.Freeze{e.Freeze})[0], e.At.UTC(), e.Why})
 	}
 	if since, cause := s.Journal.Trouble(); !since.IsZero() {
 		st.Trouble = &Trouble{since.UTC().Truncate(time.Second), cause.Error()}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"holdfast/history"
@@ -24,7 +25,7 @@ const (
 )
 
 // steadyFor is for how long the clocks must agree, at every look of one process, until the service thaws by
-// itself what it froze for that reason. Contradictions are a person's to judge.
+// itself what it froze for that reason. What is missing is looked for (missing.go).
 var steadyFor = map[segment.Reason]time.Duration{
 	segment.ReasonClocks: time.Hour,
 	segment.ReasonJump:   24 * time.Hour,
@@ -44,6 +45,14 @@ type clocks struct {
 	steady time.Time // since when they have agreed at every look, none of them missing for long
 	// owed is what was found and is not in the journal yet. It freezes like what is there.
 	owed map[segment.Reason]segment.Frozen
+}
+
+// stored returns the store's clock at the newest look as records carry it, ms; 0 before the first.
+func (c *clocks) stored() int64 {
+	if c.store.IsZero() {
+		return 0
+	}
+	return c.store.UnixMilli()
 }
 
 // now returns our clock for the journal, ms. mu is held.
@@ -87,7 +96,7 @@ func (j *Journal) judge(before, after, store time.Time) {
 		found = fmt.Sprintf("the journal's time is %s ahead of the store's clock: a clock was wrong before", time.UnixMilli(j.time).Sub(store).Round(ms))
 	}
 	if found != "" {
-		j.owe(segment.ReasonClocks, after, found)
+		j.owe(segment.Frozen{Reason: segment.ReasonClocks, Text: found}, after)
 		c.agreed = time.Time{}
 	} else {
 		if c.steady.IsZero() || after.Sub(c.agreed) > maxSkew {
@@ -96,27 +105,28 @@ func (j *Journal) judge(before, after, store time.Time) {
 		c.agreed = after
 	}
 	if jump := time.Duration(now-c.seen) * time.Millisecond; c.seen > 0 && jump > maxJump {
-		j.owe(segment.ReasonJump, after, fmt.Sprintf("the clock is %s later than when it was last seen, and the service is not usually idle for so long", jump.Round(time.Minute)))
+		found := fmt.Sprintf("the clock is %s later than when it was last seen, and the service is not usually idle for so long", jump.Round(time.Minute))
+		j.owe(segment.Frozen{Reason: segment.ReasonJump, Text: found}, after)
 	}
 	c.seen = now
 }
 
-// owe freezes deleting at once; the record follows. mu is held.
-func (j *Journal) owe(r segment.Reason, at time.Time, found string) {
+// owe freezes deleting at once, because of what was found at that time; the record follows. mu is held.
+func (j *Journal) owe(f segment.Frozen, at time.Time) {
 	c := &j.clocks
-	c.steady = time.Time{}
-	if _, ok := c.owed[r]; ok || j.frozen(r) {
+	if f.Reason != segment.ReasonContradiction {
+		c.steady = time.Time{}
+	}
+	if _, ok := c.owed[f.Reason]; ok || j.frozen(f.Reason) {
 		return
 	}
 	if c.owed == nil {
 		c.owed = map[segment.Reason]segment.Frozen{}
 	}
-	f := segment.Frozen{Reason: r, Clock: at.UnixMilli(), Text: found}
-	if !c.store.IsZero() {
-		f.Store = c.store.UnixMilli()
-	}
-	c.owed[r] = f
-	j.log.Error("all deleting is frozen", "reason", r, "found", found)
+	f.Clock = at.UnixMilli()
+	f.Store = c.stored()
+	c.owed[f.Reason] = f
+	j.log.Error("all deleting is frozen", "reason", f.Reason, "found", f.Text)
 }
 
 // frozen reports whether the journal says so for that reason. mu is held.
@@ -141,17 +151,6 @@ func (j *Journal) freezes() []view.Freeze {
 	return all
 }
 
-// contradict freezes deleting because the bucket does not show what was acknowledged. Reading and writing go on.
-func (j *Journal) contradict(found string) {
-	j.mu.Lock()
-	j.owe(segment.ReasonContradiction, j.cfg.clock(), found)
-	j.mu.Unlock()
-	select {
-	case j.wake <- struct{}{}:
-	default:
-	}
-}
-
 // due returns the records that are to be appended: what is owed, and what thaws by itself. mu is held.
 func (j *Journal) due() (due []segment.Record) {
 	c := &j.clocks
@@ -161,12 +160,18 @@ func (j *Journal) due() (due []segment.Record) {
 		}
 	}
 	for _, f := range j.freezes() {
+		if f.Reason == segment.ReasonContradiction {
+			if why, ok := j.found(); ok {
+				due = append(due, segment.Thawed{Reason: f.Reason, Since: f.Since, Clock: j.cfg.clock().UnixMilli(), Store: c.stored(), Text: why})
+			}
+			continue
+		}
 		d, ok := steadyFor[f.Reason]
 		if _, again := c.owed[f.Reason]; !ok || again || c.agreed.IsZero() || c.steady.IsZero() || c.agreed.Sub(c.steady) < d {
 			continue
 		}
 		due = append(due, segment.Thawed{
-			Reason: f.Reason, Since: f.Since, Clock: c.agreed.UnixMilli(), Store: c.store.UnixMilli(),
+			Reason: f.Reason, Since: f.Since, Clock: c.agreed.UnixMilli(), Store: c.stored(),
 			Text: fmt.Sprintf("the clocks have agreed for %s", d),
 		})
 	}
@@ -182,16 +187,28 @@ func (j *Journal) settle(ctx context.Context) error {
 		return nil
 	}
 	_, err := j.Append(ctx, func(tx *Tx) error {
+		var done []segment.Record
 		for _, rec := range due {
+			if t, ok := rec.(segment.Thawed); ok && t.Reason == segment.ReasonContradiction {
+				if _, ok := j.found(); !ok { // another segment was found missing since
+					continue
+				}
+			}
 			if err := tx.Record(rec); err != nil && !errors.Is(err, view.ErrNotFrozen) { // a person thawed it since
 				return err
 			}
+			done = append(done, rec)
 		}
-		for _, rec := range due {
-			if f, ok := rec.(segment.Frozen); ok {
-				delete(j.clocks.owed, f.Reason)
-			} else {
-				j.log.Warn("deleting is not frozen any more", "reason", rec.(segment.Thawed).Reason, "why", rec.(segment.Thawed).Text)
+		for _, rec := range done {
+			switch rec := rec.(type) {
+			case segment.Frozen:
+				delete(j.clocks.owed, rec.Reason)
+			case segment.Thawed:
+				if rec.Reason == segment.ReasonContradiction {
+					clear(j.missing)
+				}
+				j.remember(rec)
+				j.log.Warn("deleting is not frozen any more", "reason", rec.Reason, "why", rec.Text)
 			}
 		}
 		return nil
@@ -210,10 +227,36 @@ func (j *Journal) Freezes() []view.Freeze {
 	all := j.freezes()
 	for r := segment.Reason(1); r <= segment.MaxReason; r++ {
 		if f, ok := j.clocks.owed[r]; ok && !j.frozen(r) {
-			all = append(all, view.Freeze{Reason: r, Since: f.Clock, Clock: f.Clock, Store: f.Store, Text: f.Text})
+			all = append(all, view.Freeze{Reason: r, Since: f.Clock, Clock: f.Clock, Store: f.Store, Place: f.Place, Text: f.Text})
 		}
 	}
 	return all
+}
+
+// maxEnded bounds the freezes that Ended returns.
+const maxEnded = 8
+
+// Ended is a freeze that ended by itself.
+type Ended struct {
+	view.Freeze
+	At  time.Time
+	Why string
+}
+
+// Ended returns the newest freezes that ended by themselves in this process, oldest first. The journal has them all.
+func (j *Journal) Ended() []Ended {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return slices.Clone(j.ended)
+}
+
+// remember notes that a freeze is about to end by itself. mu is held.
+func (j *Journal) remember(t segment.Thawed) {
+	for _, f := range j.freezes() {
+		if f.Reason == t.Reason && f.Since == t.Since {
+			j.ended = append(j.ended[max(0, len(j.ended)-maxEnded+1):], Ended{f, time.UnixMilli(t.Clock), t.Text})
+		}
+	}
 }
 
 // MayDelete looks at the clocks and returns nil if deleting is not frozen. Whatever ends a delay or deletes asks it

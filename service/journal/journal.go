@@ -111,7 +111,7 @@ type Journal struct {
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc
 	trouble trouble
-	work    sync.WaitGroup // commits, watch
+	work    sync.WaitGroup // commits, watch, observe
 	slots   chan struct{}  // holds a token for every segment on its way
 	stopped chan struct{}
 
@@ -132,6 +132,8 @@ type Journal struct {
 	held      int   // sealed segments in memory: queue, and those acknowledged of which calls still read
 	err       error // why it stopped; wraps ErrStopped
 	clocks    clocks
+	missing   map[segment.Position]*absence // what the bucket said it does not have
+	ended     []Ended
 	open      map[holdfast.SessionID]sessionStart // of this process, neither ended nor forgotten
 	wake      chan struct{}                       // tells watch that something is owed
 }
@@ -162,7 +164,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j := &Journal{
 		cfg: cfg, log: cfg.Log, logPub: cfg.LogKey.Public().(ed25519.PublicKey),
 		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}),
-		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1),
+		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1), missing: map[segment.Position]*absence{},
 	}
 	if j.cfg.watch == 0 {
 		j.cfg.watch = watchEvery
@@ -238,8 +240,9 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 		j.log.Error("all deleting is frozen", "reason", f.Reason, "since", time.UnixMilli(f.Since).UTC(), "found", f.Text)
 	}
 	ok = true
-	j.work.Add(1)
+	j.work.Add(2)
 	go j.watch()
+	go j.observe()
 	return j, nil
 }
 

@@ -34,7 +34,7 @@ type Read struct {
 // in order.
 //
 // An object that is not there, and has no twin, is an error like any other and says nothing about the block: a
-// contradiction is not a deletion. It freezes all deleting until a person has looked (JOURNAL 14).
+// contradiction is not a deletion. It freezes all deleting, and the segment is looked for (JOURNAL 14).
 func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 	out := make([]Read, len(blocks))
 	if len(blocks) == 0 {
@@ -62,7 +62,8 @@ func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 	span := int64(last.Off) + int64(last.Len) - int64(first.Off)
 	raw, err := j.get(ctx, s.Key, int64(first.Off), span)
 	if err != nil && ctx.Err() == nil {
-		raw, err = j.get(ctx, s.Key, int64(first.Off), span)
+		// Over another connection: what answered 404, or cut, may not be the store.
+		raw, err = j.get(bucket.Fresh(ctx), s.Key, int64(first.Off), span)
 	}
 	switch {
 	case err == nil, ctx.Err() != nil:
@@ -81,7 +82,7 @@ func (j *Journal) ReadBlocks(ctx context.Context, blocks []view.Block) []Read {
 			}
 		}
 		if errors.Is(err, bucket.ErrNotFound) && ctx.Err() == nil {
-			j.contradict(fmt.Sprintf("the bucket says that it has no segment %s, which was acknowledged (object %s)", s.Key.Position, s.Key))
+			j.contradict(s.Key, int64(s.Size), fmt.Sprintf("the bucket says that it has no segment %s, which was acknowledged (object %s)", s.Key.Position, s.Key))
 		}
 	}
 	if err != nil {
@@ -99,16 +100,27 @@ const maxTwins = 16
 // twins returns other landings of a segment: the same bytes under other nonces (JOURNAL 6). It is
 // asked when one landing turns out to be bad.
 func twins(ctx context.Context, b bucket.Bucket, k segment.Key) (other []found, err error) {
+	all, err := landingsOf(ctx, b, k)
+	for _, f := range all {
+		if f.key.Nonce != k.Nonce {
+			other = append(other, f)
+		}
+	}
+	return other, err
+}
+
+// landingsOf lists the landings of a segment.
+func landingsOf(ctx context.Context, b bucket.Bucket, k segment.Key) (all []found, err error) {
 	ctx, cancel := context.WithTimeout(ctx, getTimeout)
 	defer cancel()
 	list, err := b.List(ctx, segment.Prefix(k.Cell, k.Position), "", maxTwins)
 	for _, o := range list {
-		twin, err := segment.ParseKey(o.Key)
-		if err == nil && twin.Nonce != k.Nonce && twin.Hash == k.Hash && twin.Trailer == k.Trailer {
-			other = append(other, found{twin, o.Size})
+		f, err := segment.ParseKey(o.Key)
+		if err == nil && f.Hash == k.Hash && f.Trailer == k.Trailer {
+			all = append(all, found{f, o.Size})
 		}
 	}
-	return other, err
+	return all, err
 }
 
 // get reads a range of a segment, with a deadline.

@@ -162,9 +162,10 @@ func (r Reason) String() string {
 // are of package history.
 type Frozen struct {
 	Reason Reason
-	Clock  int64  // ms since 1970; the service's, when it was found
-	Store  int64  // ms since 1970; the store's, 0 if it was not asked
-	Text   string // for people: what was found, 1 to MaxText bytes of UTF-8
+	Clock  int64    // ms since 1970; the service's, when it was found
+	Store  int64    // ms since 1970; the store's, 0 if it was not asked
+	Place  Position // of the segment that is missing, for ReasonContradiction; else zero
+	Text   string   // for people: what was found, 1 to MaxText bytes of UTF-8
 }
 
 // Thawed ends the freeze of a reason.
@@ -437,16 +438,28 @@ func (f Frozen) check() error {
 	if err := f.Reason.check(); err != nil {
 		return err
 	}
+	if (f.Reason == ReasonContradiction) != (f.Place.Epoch > 0) || f.Place.Epoch == 0 && f.Place.Seq > 0 {
+		return fmt.Errorf("segment %s is missing, and the reason is %s", f.Place, f.Reason)
+	}
 	return checkText("what was found", f.Text, 1)
 }
 
 func (f Frozen) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
 	b = appendU64(append(b, byte(f.Reason)), uint64(f.Clock))
-	return enc.AppendVLP(appendU64(b, uint64(f.Store)), []byte(f.Text))
+	b = appendU64(b, uint64(f.Store))
+	if f.Reason == ReasonContradiction {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, f.Place.Epoch), f.Place.Seq)
+	}
+	return enc.AppendVLP(b, []byte(f.Text))
 }
 
 func readFrozen(r *enc.Reader) Frozen {
-	return Frozen{Reason: Reason(r.U8()), Clock: r.I64(), Store: r.I64(), Text: string(r.VLP(MaxText))}
+	f := Frozen{Reason: Reason(r.U8()), Clock: r.I64(), Store: r.I64()}
+	if f.Reason == ReasonContradiction {
+		f.Place = Position{r.Uvarint(), r.Uvarint()}
+	}
+	f.Text = string(r.VLP(MaxText))
+	return f
 }
 
 func (t Thawed) check() error {

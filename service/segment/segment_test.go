@@ -60,7 +60,7 @@ func sample(t testing.TB, takeover bool) *Builder {
 		s.Off, s.Len, s.Sum = b.AddBlock(block), uint32(len(block)), SumOf(block)
 		add(1_800_000_000_400+int64(i), s)
 	}
-	add(1_800_000_000_500, Frozen{ReasonClocks, 1_800_000_000_500, 1_700_000_000_500, "a year apart, ungefähr"})
+	add(1_800_000_000_500, Frozen{Reason: ReasonClocks, Clock: 1_800_000_000_500, Store: 1_700_000_000_500, Text: "a year apart, ungefähr"})
 	add(1_800_000_000_600, Thawed{ReasonClocks, 1_800_000_000_500, 1_800_000_000_600, 1_800_000_000_601, "", "they agree"})
 	add(1_800_000_000_700, Thawed{Reason: ReasonContradiction, Since: 1_800_000_000_600, By: "Zoë", Text: "found it"})
 	add(1_800_000_000_800, Condemned{session(23), name(44), Position{6, 1 << 40}, 1 << 20, 1_799_000_000_000})
@@ -259,6 +259,8 @@ func TestAddRecordRefuses(t *testing.T) {
 		"no reason":          Frozen{Text: "x"},
 		"reason 4":           Thawed{Reason: 4, Text: "x"},
 		"frozen, no text":    Frozen{Reason: ReasonJump},
+		"frozen, no place":   Frozen{Reason: ReasonContradiction, Text: "x"},
+		"frozen, a place":    Frozen{Reason: ReasonJump, Place: Position{1, 1}, Text: "x"},
 		"frozen, long text":  Frozen{Reason: ReasonJump, Text: strings.Repeat("a", MaxText+1)},
 		"frozen, wrong text": Frozen{Reason: ReasonJump, Text: "\xff"},
 		"thawed, no text":    Thawed{Reason: ReasonJump, By: "x"},

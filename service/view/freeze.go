@@ -19,21 +19,24 @@ var (
 // Freeze is a reason for which deleting is frozen in the cell.
 type Freeze struct {
 	Reason segment.Reason
-	Since  int64 // ms; journal time of its record
-	Clock  int64 // ms since 1970; the service's then
-	Store  int64 // ms; the store's then, 0 if it was not asked
+	Since  int64            // ms; journal time of its record
+	Clock  int64            // ms since 1970; the service's then
+	Store  int64            // ms; the store's then, 0 if it was not asked
+	Place  segment.Position // that is missing, if that is the reason
 	Text   string
 }
 
 func (f Freeze) put(rows Rows) error {
 	b := append(u64(uint64(f.Since)), u64(uint64(f.Clock))...)
-	b = append(b, u64(uint64(f.Store))...)
+	for _, n := range []uint64{uint64(f.Store), f.Place.Epoch, f.Place.Seq} {
+		b = append(b, u64(n)...)
+	}
 	return rows.Put([]byte{rowFreeze, byte(f.Reason)}, append(b, f.Text...))
 }
 
 func loadFreeze(rows Getter, reason segment.Reason) (f Freeze, ok bool, err error) {
 	ok, err = load(rows, []byte{rowFreeze, byte(reason)}, func(r *enc.Reader) {
-		f = Freeze{reason, r.I64(), r.I64(), r.I64(), string(r.Bytes(r.Len()))}
+		f = Freeze{reason, r.I64(), r.I64(), r.I64(), segment.Position{Epoch: r.U64(), Seq: r.U64()}, string(r.Bytes(r.Len()))}
 	})
 	return f, ok, err
 }
@@ -65,7 +68,7 @@ func checkFreezes(rows Getter) error {
 
 // applyFrozen freezes, or freezes anew: a start that finds a reason does not know yet what the journal says.
 func applyFrozen(rows Rows, timeMS int64, rec segment.Frozen) error {
-	return Freeze{rec.Reason, timeMS, rec.Clock, rec.Store, rec.Text}.put(rows)
+	return Freeze{rec.Reason, timeMS, rec.Clock, rec.Store, rec.Place, rec.Text}.put(rows)
 }
 
 // applyThawed ends the freeze that it names, and no later one of the same reason.

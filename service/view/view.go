@@ -20,7 +20,7 @@
 //	'd' vault 32, signer 32 day u64, bytes u64, blocks u64: what a machine with a daily cap stored on the day, counted
 //	                        from 1970 in UTC, on which it last did; the bytes as billed
 //	'e' epoch u64           last seq u64, hash 32: a closed epoch as the journal accepted it
-//	'f' reason u8           since i64, clock i64, store i64, text: deleting is frozen in the whole cell
+//	'f' reason u8           since i64, clock i64, store i64, epoch u64, seq u64, text: deleting is frozen in the whole cell
 //	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
 //	'h' vault 32, n u64     the entry, as package history encodes it
 //	'i' record id 32        vault 32, n u64
