@@ -76,6 +76,40 @@ func TestPagesAreAsTheyWere(t *testing.T) {
 	}
 }
 
+// What no history writes is refused although its checksum is right.
+func TestStrangePages(t *testing.T) {
+	all := examples() // minute, hour, latencies, failures, slowest
+	sum, err := decodePage(all[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum.recent[0].N[5], sum.recent[0].Sum[5] = 0, 1
+	for name, b := range map[string][]byte{
+		"no sequence number":   with(all[0], 8, 0, 0, 0, 0, 0, 0, 0, 0),
+		"another kind":         with(all[0], 5, kindHour),
+		"no kind":              with(all[0], 5, 99),
+		"another place":        with(all[0], 7, all[0][7]+1),
+		"begin within a slice": with(all[0], 23, all[0][23]+1),
+		"begin of no slice":    with(all[2], 23, 1),
+		"a sum of nothing":     sum.encode(),
+		"another operation":    with(all[3], headSize+16, ops),
+		"another class":        with(all[3], headSize+17, classes),
+		"something behind":     with(all[3], pageSize-1, 1),
+		"a reserved field":     with(all[3], headSize+21, 1),
+	} {
+		if _, err := decodePage(b); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// with returns a page with other bytes somewhere.
+func with(b []byte, at int, x ...byte) []byte {
+	b = bytes.Clone(b)
+	copy(b[at:], x)
+	return mend(b)
+}
+
 // mend makes the checksum right.
 func mend(b []byte) []byte {
 	if len(b) == pageSize {
@@ -313,6 +347,8 @@ func TestDiskTrouble(t *testing.T) {
 		h.disk.f = bad
 		for range 4 {
 			h.Add(one)
+		}
+		for range 3 {
 			h.save()
 		}
 		if l.count("is not kept on disk") != 1 || count(t, path) != 1 {

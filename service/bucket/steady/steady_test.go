@@ -414,3 +414,84 @@ func BenchmarkCall(b *testing.B) {
 		})
 	}
 }
+
+// picky fails certain requests for ever.
+type picky struct {
+	*spy
+	cursed func(request) bool
+}
+
+func (p picky) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	got, err := p.spy.Get(ctx, key, off, n)
+	if p.cursed(request{bucket.OpGet, key, off, n}) {
+		return nil, failing(bucket.ClassServer)
+	}
+	return got, err
+}
+
+// An object of which both requests for all of it are cursed is read in parts, and none of these is made a third time.
+func TestWholeObjectInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Bucket.b = picky{w.spy, func(r request) bool { return r.off == 0 && (r.n < 0 || r.n == int64(len(body))) }}
+		for range 3 {
+			if got, err := w.Get(t.Context(), "s", 0, -1); err != nil || !bytes.Equal(got, body) {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+		times := map[request]int{}
+		for _, s := range w.spy.all {
+			times[s.request]++
+		}
+		for _, n := range []int64{-1, int64(len(body))} {
+			if x := times[request{bucket.OpGet, "s", 0, n}]; x != perRequest {
+				t.Errorf("the request for %d bytes from 0 was made %d times", n, x)
+			}
+		}
+	})
+}
+
+// An object that is swapped while it is read in parts is never returned as a mixture.
+func TestNoMixture(t *testing.T) {
+	// The end is the same in all of them, as it is in the claims of one host.
+	version := func(i int) []byte {
+		return append(bytes.Repeat([]byte{'0' + byte(i%70)}, 24), bytes.Repeat([]byte{'-'}, 24)...)
+	}
+	for period := 1; period <= 6; period++ {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			gets := 0
+			w.Bucket.b = picky{w.spy, func(r request) bool {
+				if gets++; gets%period == 0 {
+					w.sim.Store().Damage("s", func([]byte) []byte { return version(gets / period) })
+				}
+				return r.off == 0 && (r.n < 0 || r.n == 48)
+			}}
+			w.sim.Store().Damage("s", func([]byte) []byte { return version(0) })
+			for range 100 {
+				got, err := w.Get(t.Context(), "s", 0, -1)
+				if err == nil && !bytes.Equal(got, version(int(got[0]-'0'))) {
+					t.Fatalf("every %d reads: %s", period, got)
+				}
+				w.mu.Lock()
+				w.tokens = budget
+				w.mu.Unlock()
+			}
+		})
+	}
+}
+
+// What another way asks beyond one request is paid for.
+func TestFurtherRequestsArePaidFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Bucket.b = picky{w.spy, func(r request) bool { return r.off == 0 && r.n == int64(len(body)) }}
+		if got, err := w.Get(t.Context(), "s", 0, int64(len(body))); err != nil || !bytes.Equal(got, body) {
+			t.Fatalf("%q, %v", got, err)
+		}
+		// Two attempts; then a range that is too long, and two parts.
+		if paid := budget - w.tokens; len(w.spy.all) != 5 || paid < 3 || paid > 4 {
+			t.Errorf("%d requests, %v paid", len(w.spy.all), paid)
+		}
+	})
+}
