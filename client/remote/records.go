@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -301,10 +300,8 @@ func (c *Client) sign(ctx context.Context, path string, t history.Type, fields [
 			return holdfast.RecordID{}, fmt.Errorf("%w: it refuses a record that continues everything it showed (%v)", history.ErrOrder, err)
 		}
 		c.http.CloseIdleConnections()
-		select {
-		case <-ctx.Done():
-			return holdfast.RecordID{}, context.Cause(ctx)
-		case <-time.After(pause/2 + rand.N(pause/2)):
+		if err := sleep(ctx, jitter(pause)); err != nil {
+			return holdfast.RecordID{}, err
 		}
 		pause = min(2*pause, longPause)
 	}

@@ -209,7 +209,7 @@ func (c *Client) persist(ctx context.Context, try func(ctx context.Context, w *w
 		if !retryable(err) {
 			return err
 		}
-		wait := pause/2 + rand.N(pause/2)
+		wait := jitter(pause)
 		var we *wire.Error
 		if errors.As(err, &we) && we.RetryAfter > 0 {
 			wait = time.Duration(we.RetryAfter)*time.Second + rand.N(time.Second)
@@ -226,11 +226,22 @@ func (c *Client) persist(ctx context.Context, try func(ctx context.Context, w *w
 		if failing > noticeAfter {
 			c.notice(err, c.opt.Patience-failing)
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(wait):
+		if err := sleep(ctx, wait); err != nil {
+			return err
 		}
+	}
+}
+
+// jitter makes half of a wait random, so that many clients do not come back at once.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }
+
+// sleep waits for d, or returns why ctx has ended.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
 	}
 }
 
