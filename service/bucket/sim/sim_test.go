@@ -433,3 +433,41 @@ func TestGates(t *testing.T) {
 		})
 	}
 }
+
+// A curse is on one identical request: another range, page or key is another, and the same stays cursed.
+func TestCurseIsOnOneRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sim.New(1)
+		if err := b.Put(t.Context(), "k", make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		b = b.Store().Connect(1)
+		b.Profile = sim.Profile{Cursed: 300_000}
+		cursed := map[string]int{}
+		for _, op := range []string{"get", "list"} {
+			for i := range 100 {
+				call := func() error {
+					if op == "list" {
+						_, err := b.List(t.Context(), "", "", 1+i)
+						return err
+					}
+					_, err := b.Get(t.Context(), "k", int64(i), 10)
+					return err
+				}
+				first := call()
+				for range 3 {
+					began := time.Now()
+					if err := call(); (err == nil) != (first == nil) || err != nil && time.Since(began) != sim.CursedDelay {
+						t.Fatalf("%s %d: %v after %v, and %v at first", op, i, err, time.Since(began), first)
+					}
+				}
+				if first != nil {
+					cursed[op]++
+				}
+			}
+			if n := cursed[op]; n < 15 || n > 45 {
+				t.Errorf("%d of 100 %s requests are cursed, want about 30", n, op)
+			}
+		}
+	})
+}
