@@ -23,11 +23,18 @@ type front struct {
 
 func newFront(t testing.TB) *front {
 	t.Helper()
+	f := new(front)
+	f.l = listen(t, f.serve)
+	return f
+}
+
+// listen serves each connection that is made to what it returns, until the test ends.
+func listen(t testing.TB, serve func(net.Conn)) net.Listener {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{l: l}
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -35,10 +42,10 @@ func newFront(t testing.TB) *front {
 			if err != nil {
 				return
 			}
-			go f.serve(c)
+			go serve(c)
 		}
 	}()
-	return f
+	return l
 }
 
 func (f *front) serve(c net.Conn) {

@@ -291,22 +291,9 @@ type gate struct {
 
 func newGate(t testing.TB, to string, bytes int64) *gate {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gate{l: l, to: to, held: make(chan struct{}), open: make(chan struct{})}
+	g := &gate{to: to, held: make(chan struct{}), open: make(chan struct{})}
 	g.left.Store(bytes)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go g.pass(c)
-		}
-	}()
+	g.l = listen(t, g.pass)
 	return g
 }
 
