@@ -280,14 +280,9 @@ func (h *History) load(r io.ReaderAt) (written int64, err error) {
 	return written, bad
 }
 
-func allZero(b []byte) bool {
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
-	return true
-}
+var zeros [pageSize]byte
+
+func allZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
 
 // set takes what a page says.
 func (h *History) set(i int, p *page) {
