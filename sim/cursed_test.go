@@ -59,10 +59,10 @@ func (h heard) Read(p []byte) (int, error) {
 // requests fail for ever, each time after 4.88 s, and others now and then, in both forms. All of it completes, every
 // byte comes back, nothing is lost, and no machine waits for long.
 func TestScenarioR1CursedRequests(t *testing.T) {
-	const longest = 15 * time.Second
-	rounds, seeds := 3, uint64(1)
+	// What is promised is 15 s. Without package steady the seed of the small form comes to 14.6 s, with it to 2.3 s.
+	longest, rounds, seeds := 10*time.Second, 3, uint64(1)
 	if part.Heavy() {
-		rounds, seeds = 24, 4
+		longest, rounds, seeds = 15*time.Second, 12, 3
 	}
 	mixed := sim.Profile{Fail: 20_000, Applied: 10_000, Slow: 10_000}
 	for _, rate := range []int{10_000, 50_000} {

@@ -71,6 +71,8 @@ func explain(err error) string {
 		return text + "; this one has stopped for good, nothing that it acknowledged is lost"
 	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction):
 		return text + "; bring the bucket's objects back from its redundancy, then try again"
+	case errors.Is(err, journal.ErrUnavailable):
+		return text + "; nothing is lost: the service starts when the bucket does what it is asked"
 	case errors.Is(err, bucket.ErrUnconditional):
 		return text + "; if no other process can ever claim this cell, --single-owner runs there all the same (docs/storage.md says what that gives up)"
 	case errors.Is(err, view.ErrDamaged):

@@ -48,6 +48,7 @@ func TestExitCodes(t *testing.T) {
 		fmt.Errorf("x: %w", journal.ErrDamaged):                   4,
 		fmt.Errorf("x: %w", journal.ErrContradiction):             4,
 		fmt.Errorf("x: %w", view.ErrDamaged):                      4,
+		fmt.Errorf("x: %w", journal.ErrUnavailable):               1,
 		fmt.Errorf("x: %w", never.ErrStands):                      5,
 		fmt.Errorf("x: %w", journal.ErrOwned):                     6,
 		fmt.Errorf("%w: %w", journal.ErrStopped, journal.ErrLost): 6,
