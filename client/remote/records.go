@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -49,27 +50,32 @@ func (c *Client) Fresh() bool {
 
 func (c *Client) snapshot() *history.Vault { return c.vault.Clone() }
 
-// greet tells the user, once, what the operator has to say; c.mu is held.
-func (c *Client) greet(ctx context.Context) error {
+// greet tells the user, once, what the operator has to say; c.mu is held. It asks once and not for long: nothing else of the
+// answer is used, and what is wrong with the service the next request will tell.
+func (c *Client) greet(ctx context.Context) {
 	if c.greeted || c.opt.Notify == nil {
-		return nil
-	}
-	h, err := c.Hello(ctx)
-	if err != nil {
-		return err
+		return
 	}
 	c.greeted = true
-	if h.Notice != "" {
-		c.opt.Notify("notice from the operator of " + c.m.Address + ": " + h.Notice)
+	ctx, cancel := context.WithTimeout(ctx, greetLimit)
+	defer cancel()
+	w := &watch{idle: time.AfterFunc(greetLimit, cancel), progress: func(int64) {}, step: func() {}}
+	defer w.idle.Stop()
+	r, err := c.attempt(ctx, http.MethodGet, wire.PathHello, nil, w)
+	if err != nil {
+		return
 	}
-	return nil
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, wire.MaxJSON))
+	var h wire.Hello
+	if err == nil && json.Unmarshal(b, &h) == nil && h.Notice != "" {
+		c.opt.Notify("notice from the operator of " + c.m.Address + ": " + cut(h.Notice))
+	}
 }
 
 // follow brings c.vault up to what the service shows; c.mu is held.
 func (c *Client) follow(ctx context.Context) error {
-	if err := c.greet(ctx); err != nil {
-		return err
-	}
+	c.greet(ctx)
 	total := 0
 	for {
 		b, err := c.call(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d", wire.PathHistory, c.vault.N), nil, wire.MaxHistory)

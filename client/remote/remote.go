@@ -37,6 +37,7 @@ const (
 	noticeAfter = 2 * time.Second        // of failing, the user is told what is being waited for
 	idleLimit   = 2 * time.Minute        // without one byte in either direction a request is abandoned
 	dialLimit   = 20 * time.Second
+	greetLimit  = 10 * time.Second // for the operator's notice, without which a command goes on
 	maxConns    = 24
 )
 

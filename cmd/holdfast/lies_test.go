@@ -170,6 +170,37 @@ func neverAsked(name string) func(w *world) said {
 	}
 }
 
+// helloLies runs what people run while every hello is another lie, or none.
+func helloLies(w *world) said {
+	asked := 0
+	w.svc.Hook = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != wire.PathHello {
+			return false
+		}
+		asked++
+		switch asked % 4 {
+		case 0:
+			panic(http.ErrAbortHandler)
+		case 1:
+			json.NewEncoder(rw).Encode(wire.Hello{Protocol: 7, State: wire.StateStopped, LogKey: strings.Repeat("11", 32), You: "revoked", N: 1, Head: strings.Repeat("22", 32), Notice: "\x1b[2J"})
+		case 2:
+			rw.WriteHeader(http.StatusTeapot)
+		case 3:
+			rw.Write([]byte("{"))
+		}
+		return true
+	}
+	w.code()
+	w.ok("verify")
+	s := createIt(w)
+	w.ok("extract", "photos", "--target", w.t.TempDir()+"/out")
+	w.ok("key", "list")
+	if asked < 4 {
+		w.t.Errorf("hello was asked for %d times", asked)
+	}
+	return s
+}
+
 // byService returns a record that the service makes of archives, at the end of its chain.
 func (w *world) byService(t history.Type, ids ...holdfast.RecordID) history.Record {
 	return history.SignByService(history.Body{
@@ -283,7 +314,7 @@ var told = []lie{
 	},
 	{
 		at: "GET /v1/hello", how: "drop, swap, replay, withhold, fork, roll back, re-order, delay", told: "whatever it says, another log key included",
-		note: "no command asks; the keys come from the token and the key file", run: neverAsked("hello"),
+		note: "of it only the operator's notice is shown; the keys come from the token and the key file", run: helloLies,
 	},
 	{
 		at: "POST /v1/redeem", how: "drop", told: "it says that it does not know the token", code: 1, note: "a wrong token looks the same; no key file stays", says: "refuses this",
