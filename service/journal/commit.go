@@ -18,7 +18,7 @@ import (
 // How long one call to the bucket may take, and for how long it is repeated at a start before that ends. A
 // dependency that hangs is worse than one that fails: every call has a deadline.
 const (
-	putTimeout   = 60 * time.Second
+	putTimeout   = 150 * time.Second // of a segment on the slowest line that package steady has patience with
 	putPatience  = 5 * time.Minute
 	getTimeout   = 30 * time.Second
 	getPatience  = 2 * time.Minute

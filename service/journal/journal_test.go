@@ -506,7 +506,7 @@ func TestRowsPendingAreBounded(t *testing.T) {
 		}
 		// It goes on when the bucket does.
 		hang.Store(false)
-		time.Sleep(2 * time.Minute)
+		time.Sleep(putTimeout + time.Minute)
 		if err := tree(k); err != nil {
 			t.Error(err)
 		}

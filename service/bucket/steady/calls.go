@@ -66,7 +66,7 @@ func (b *Bucket) twice(ctx context.Context, r request, n int64, call func(contex
 	}
 }
 
-// Get implements bucket.Bucket. From the third attempt on, and in a hedge, it asks for another range.
+// Get implements bucket.Bucket. From the third attempt on, after one that took long to fail, and in a hedge, it asks for another range.
 func (b *Bucket) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
 	if err := bucket.CheckKey(key); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (b *Bucket) Get(ctx context.Context, key string, off, n int64) ([]byte, err
 		func(ctx context.Context, a attempt) ([]byte, error) { return g.other(ctx, a, off, n) })
 }
 
-// List implements bucket.Bucket. From the third attempt on, and in a hedge, its pages are of another size.
+// List implements bucket.Bucket. From the third attempt on, after one that took long to fail, and in a hedge, its pages are of another size.
 func (b *Bucket) List(ctx context.Context, prefix, after string, max int) ([]bucket.Object, error) {
 	if max <= 0 || max > bucket.MaxList {
 		max = bucket.MaxList
@@ -99,12 +99,13 @@ func read[T any](ctx context.Context, b *Bucket, r request, n int64, same, other
 		if asked++; asked > perRequest {
 			first, a.other = other, true
 		}
+		began := time.Now()
 		v, err := hedged(ctx, b, a, first, other)
 		class := bucket.ClassOf(err)
 		if class.Answer() || !passes(class) || ctx.Err() != nil || try == perCall || !b.retry(ctx, try+1, err) {
 			return v, err
 		}
-		if !again(class) {
+		if !again(class) || time.Since(began) > quickly {
 			asked = perRequest
 		}
 		ctx = bucket.Fresh(ctx)

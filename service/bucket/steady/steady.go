@@ -46,6 +46,7 @@ const (
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 2 * time.Second
 	longestAfter = 10 * time.Second // of what the store asks to wait
+	quickly      = time.Second      // in which a Get or List failed that is worth trying again as it is
 )
 
 // When a call is slow: slowTimes the time in which 95 % of the recent ones of that size were answered, but within

@@ -495,3 +495,30 @@ func TestFurtherRequestsArePaidFor(t *testing.T) {
 		}
 	})
 }
+
+// A read that took seconds to fail is not made again as it is: whoever waits has waited long enough.
+func TestSlowFailureIsNotRepeated(t *testing.T) {
+	for _, slow := range []time.Duration{sim.CursedDelay, 10 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(op sim.Op, key string, attempt int) sim.Fault {
+				if op == bucket.OpGet && attempt <= 2 {
+					return sim.Fault{Slow: slow, Err: sim.ErrFault}
+				}
+				return sim.Fault{}
+			})
+			want := request{bucket.OpGet, "k", 10 + 36*200, 5}
+			if err := w.calls()[bucket.OpGet](t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			times := 0
+			for _, s := range w.spy.all {
+				if s.request == want {
+					times++
+				}
+			}
+			if limit := map[bool]int{true: 1, false: 2}[slow > time.Second]; times != limit {
+				t.Errorf("after %v: made %d times, want %d", slow, times, limit)
+			}
+		})
+	}
+}
