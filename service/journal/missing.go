@@ -72,8 +72,8 @@ func (j *Journal) observe() {
 	}
 }
 
-// absent returns what is to be looked for. What a person thawed is not, before it is found missing again. A start
-// begins with the segment that the record of the freeze names.
+// absent returns what is to be looked for. What a person thawed is not, before it is found missing again. The segment
+// that the record of the freeze names always is: a start knows of no other, and may find another missing before it looks.
 func (j *Journal) absent() (all []absence) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -84,7 +84,7 @@ func (j *Journal) absent() (all []absence) {
 			continue
 		}
 		frozen = true
-		if len(j.missing) > 0 {
+		if _, ok := j.missing[f.Place]; ok {
 			continue
 		}
 		if s, ok, err := j.Acked().Segment(f.Place); err == nil && ok {

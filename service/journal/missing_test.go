@@ -247,6 +247,35 @@ func TestScenarioS1NotReadableForHours(t *testing.T) {
 	}
 }
 
+// A start finds another segment missing, for a moment, before it looked for the one that froze deleting: that the other
+// is back thaws nothing.
+func TestScenarioS1AnotherAfterAStart(t *testing.T) {
+	events := vanish(t, func(w *vanishing) {
+		w.deny.Store(denyGet)
+		if err := w.read(); !errors.Is(err, bucket.ErrNotFound) {
+			w.Fatal(err)
+		}
+		for i := range 3 { // a start reads the trailers of the newest segments
+			w.works(2 + i)
+		}
+		mustClose(w.T, w.j)
+		w.j = mustOpen(w.T, w.cfg)
+		other, ok, err := w.j.Acked().Segment(w.j.Position())
+		if err != nil || !ok || other.Key.Position == w.row.Pos {
+			w.Fatal(other, ok, err)
+		}
+		w.j.contradict(other.Key, int64(other.Size), "not there for a moment")
+		time.Sleep(time.Hour)
+		w.frozen(true)
+		w.deny.Store(0)
+		time.Sleep(2*(seenLooks+1)*lookFor + time.Minute)
+		w.frozen(false)
+	})
+	if len(events) > 0 {
+		t.Errorf("%+v", events)
+	}
+}
+
 // The object was gone for some minutes, by name and in the list. It is back, and deleting goes on by itself, with all
 // that it has to free still there.
 func TestScenarioS1ClearsItself(t *testing.T) {
