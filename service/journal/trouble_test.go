@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -44,10 +45,28 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// lines is a log that is read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 func outage(t *testing.T, fault sim.Fault, long time.Duration) {
 	ctx := context.Background()
 	b := sim.New(1)
-	var log bytes.Buffer
+	var log lines
 	cfg := config(b)
 	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	j := mustOpen(t, cfg)

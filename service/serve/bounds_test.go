@@ -115,8 +115,11 @@ func TestListsHaveACeiling(t *testing.T) {
 			r.Close()
 		}
 		later(5 * time.Minute)
-		if free := w.srv.lists.left(); free != listMemory || w.srv.lobby.n != 0 {
-			t.Errorf("%d bytes are free, %d wait", free, w.srv.lobby.n)
+		w.srv.lobby.mu.Lock()
+		waiting := w.srv.lobby.n
+		w.srv.lobby.mu.Unlock()
+		if free := w.srv.lists.left(); free != listMemory || waiting != 0 {
+			t.Errorf("%d bytes are free, %d wait", free, waiting)
 		}
 	})
 }
