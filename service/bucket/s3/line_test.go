@@ -468,3 +468,48 @@ func TestWrongClock(t *testing.T) {
 		t.Errorf("%v, %v; the store has %v", now, err, store)
 	}
 }
+
+// TestSwapReadsAnew: a store that fails one request for ever, however often it is made, does not keep an object as it is.
+// What is there is compared whole, whatever range is asked for.
+func TestSwapReadsAnew(t *testing.T) {
+	f, cursed := &s3server.Fake{}, map[string]bool{"": true} // of all of it
+	curse := true
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if of := r.Header.Get("Range"); curse && r.Method == http.MethodGet {
+			if cursed[of] || len(cursed) == 1 {
+				cursed[of] = true
+				s3server.Refuse(w, 500, "InternalError", "")
+				return
+			}
+		}
+		f.ServeHTTP(w, r)
+	})
+	ctx := t.Context()
+	swap := func(there, old string, n int) (err error) {
+		t.Helper()
+		if err := b.Put(ctx, "k", []byte(there)); err != nil {
+			t.Fatal(err)
+		}
+		for range n {
+			if err = b.Swap(ctx, "k", []byte(old), []byte("new")); err == nil {
+				break
+			}
+		}
+		return err
+	}
+	if err := swap("old", "old", 3); err != nil || len(cursed) != 2 {
+		t.Errorf("swap: %v", err)
+	}
+	curse = false
+	for _, there := range []string{"older", "ol", "", "bold", "odd", "old" + strings.Repeat("d", 2*maxSwap)} {
+		if err := swap(there, "old", 1); !errors.Is(err, bucket.ErrChanged) {
+			t.Errorf("of %.5q, %d bytes: %v", there, len(there), err)
+		}
+	}
+	if err := swap("", "", 1); err != nil {
+		t.Errorf("of an empty object: %v", err)
+	}
+	if err := swap("old", "", 1); !errors.Is(err, bucket.ErrChanged) {
+		t.Errorf("of what should be empty: %v", err)
+	}
+}

@@ -30,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -173,6 +174,11 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, str
 	if n == 0 && off == 0 { // any object will do, but there is one
 		r = span{n: 1, cut: 1, any: true}
 	}
+	return b.ask(ctx, key, r)
+}
+
+// ask is get of a span.
+func (b *Bucket) ask(ctx context.Context, key string, r span) ([]byte, string, error) {
 	in := &sdk.GetObjectInput{Bucket: &b.addr.Bucket, Key: b.key(key)}
 	if !r.whole() {
 		in.Range = aws.String(r.header())
@@ -187,7 +193,7 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, str
 		if r.any {
 			return []byte{}, "", nil
 		}
-		return nil, "", short(off, n)
+		return nil, "", r.short()
 	}
 	if err != nil {
 		return nil, "", b.fault(ctx, x, err)
@@ -201,7 +207,7 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) ([]byte, str
 		return nil, "", err
 	}
 	if int64(len(body)) < r.cut {
-		return nil, "", short(off, n)
+		return nil, "", r.short()
 	}
 	return body[r.cut:], aws.ToString(out.ETag), nil
 }
@@ -232,7 +238,11 @@ type span struct {
 	off, n int64 // bytes; n < 0: to the end
 	cut    int64 // bytes at the beginning that the caller did not ask for
 	any    bool  // what is in the object does not matter
+	less   bool  // the object may end before
 }
+
+// short is the error of an object that does not reach as far as its caller asked.
+func (r span) short() error { return short(r.off+r.cut, max(r.n-r.cut, -1)) }
 
 func (r span) whole() bool { return r.off == 0 && r.n < 0 }
 
@@ -262,7 +272,10 @@ func (r span) read(x *answer, body io.Reader) ([]byte, error) {
 				return make([]byte, r.cut), nil
 			}
 			if r.off == 0 && length >= 0 && length < r.n {
-				return nil, short(0, r.n)
+				if r.less {
+					break
+				}
+				return nil, r.short()
 			}
 			return nil, refuse(bucket.ClassConfig, "the store, or a proxy before it, ignores ranges: %s was answered with the whole object; "+
 				"this one cannot be used", r.header())
@@ -272,9 +285,10 @@ func (r span) read(x *answer, body io.Reader) ([]byte, error) {
 		switch {
 		case err != nil || r.whole() || from != r.off || r.n >= 0 && to-from+1 > r.n || total >= 0 && to >= total || length >= 0 && length != to-from+1:
 			return nil, refuse(bucket.ClassCorrupt, "%s was answered with Content-Range %.60q and %d bytes", r.header(), x.header.Get("Content-Range"), length)
+		case r.less && to+1 == total:
 		case r.n >= 0 && to-from+1 < r.n && to+1 == total:
 			_, _ = io.CopyN(io.Discard, body, maxErrorBody) // so that the connection can be used again
-			return nil, short(r.off+r.cut, r.n-r.cut)
+			return nil, r.short()
 		case r.n >= 0 && to-from+1 < r.n, r.n < 0 && total >= 0 && to+1 != total:
 			return nil, refuse(bucket.ClassCorrupt, "%s was answered with a part of it, %.60q", r.header(), x.header.Get("Content-Range"))
 		}
@@ -434,9 +448,15 @@ func (b *Bucket) swap(ctx context.Context, key string, old, new []byte) error {
 	changed := &bucket.Error{Class: bucket.ClassRefused, Err: bucket.ErrChanged}
 	etag := ""
 	if old != nil {
-		is, tag, err := b.get(ctx, key, 0, -1)
+		// More than old, and never as much as the last time: a store may fail one request for ever, and a claim must not
+		// hang on that one.
+		r := span{n: -1}
+		if len(old) > 0 { // no range is of an empty object
+			r = span{n: int64(len(old)) + 1 + rand.Int64N(maxSwap), less: true}
+		}
+		is, tag, err := b.ask(ctx, key, r)
 		switch {
-		case errors.Is(err, bucket.ErrNotFound):
+		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, bucket.ErrShort): // there is none, or it is empty
 			return changed
 		case err != nil:
 			return err
