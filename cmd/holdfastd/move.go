@@ -71,17 +71,18 @@ func runMove(ctx context.Context, out io.Writer, dir, bucketURL string, single b
 	if err != nil {
 		return err
 	}
+	var to bucket.Bucket = steady.New(b, steady.Config{})
 	probe := bucket.Probe
 	if single {
 		probe = bucket.ProbeAlone
 	}
-	if err := probe(ctx, b, segment.CellPrefix(d.id.Cell)); err != nil {
+	if err := probe(ctx, to, segment.CellPrefix(d.id.Cell)); err != nil {
 		return fmt.Errorf("try the new bucket: %w", err)
 	}
 	if single {
-		b = bucket.Alone(b)
+		to = bucket.Alone(to)
 	}
-	from, to := steady.New(d.bucket, steady.Config{History: d.history}), steady.New(b, steady.Config{})
+	from := steady.New(d.bucket, steady.Config{History: d.history})
 	var said time.Time
 	r, err := move.Cell(ctx, from, to, d.id.Cell, d.host, func(done, all int) {
 		if time.Since(said) >= 10*time.Second || done == all {
@@ -92,6 +93,8 @@ func runMove(ctx context.Context, out io.Writer, dir, bucketURL string, single b
 	switch {
 	case errors.Is(err, move.ErrForeign):
 		err = fmt.Errorf("%w: %w", journal.ErrOwned, err)
+	case errors.Is(err, move.ErrForked):
+		err = fmt.Errorf("%w: %w", journal.ErrContradiction, err)
 	case errors.Is(err, move.ErrDamaged):
 		err = fmt.Errorf("%w: %w", journal.ErrDamaged, err)
 	}

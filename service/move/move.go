@@ -2,7 +2,7 @@
 //
 // Assumption: nobody serves the cell meanwhile; the caller holds the lock of the data directory that owns it. Invariant: the
 // epoch object, without which a bucket holds no journal, is written last, when every segment that the old bucket lists
-// is in the new one, of the same size and with every check sum right. So a new bucket is never a part of a
+// is in the new one, of the same size, with every check sum right if it was copied here. So a new bucket is never a part of a
 // journal that looks whole. Nothing is deleted anywhere, and a move that was cut short goes on where it was.
 package move
 
@@ -31,6 +31,8 @@ const (
 var (
 	// ErrForeign reports that the old bucket's cell belongs to another host than the one that moves it.
 	ErrForeign = errors.New("the cell belongs to another host")
+	// ErrForked reports that the two buckets hold different segments in one place: the cell was served from both.
+	ErrForked = errors.New("the new bucket holds another history of this service: it was served from both buckets; use an empty one, and keep both as they are")
 	// ErrNewer reports that the new bucket holds a state of the cell that the old one does not.
 	ErrNewer = errors.New("the new bucket holds a later state of this service than the old one")
 	// ErrDamaged reports bytes of the old bucket that fail their checks at every attempt.
@@ -60,6 +62,9 @@ func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, hos
 			return r, fmt.Errorf("list the old bucket: %w", err)
 		}
 	}
+	if err := oneHistory(want, have, now); err != nil {
+		return r, err
+	}
 	var todo []bucket.Object
 	for key, size := range want {
 		if s, ok := have[key]; !ok || s != size {
@@ -76,6 +81,12 @@ func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, hos
 		return r, err
 	}
 	r.There = r.Segments - len(todo)
+	// Who took the cell over meanwhile has added to it what is not copied.
+	if is, _, err := readClaim(ctx, from, cell); err != nil {
+		return r, fmt.Errorf("read the epoch object of the old bucket: %w", err)
+	} else if !bytes.Equal(is, now) {
+		return r, fmt.Errorf("%w: it was taken over while it was copied", ErrForeign)
+	}
 	// The commit point of the move in the bucket.
 	if bytes.Equal(now, old) {
 		return r, nil
@@ -100,25 +111,14 @@ func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, hos
 // claims returns the epoch object of the old bucket, and what the new one has in its place, nil for nothing. The errors say why
 // the cell must not be moved so.
 func claims(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, host [16]byte) (now, old []byte, err error) {
-	read := func(b bucket.Bucket) (raw []byte, c segment.Claim, err error) {
-		err = try(ctx, func(ctx context.Context) error {
-			var err error
-			if raw, err = b.Get(ctx, segment.EpochKey(cell), 0, -1); err != nil {
-				return err
-			}
-			c, err = segment.ParseClaim(raw)
-			return err
-		})
-		return raw, c, err
-	}
-	now, mine, err := read(from)
+	now, mine, err := readClaim(ctx, from, cell)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the epoch object of the old bucket: %w", err)
 	}
 	if mine.Host != host {
 		return nil, nil, fmt.Errorf("%w (epoch %d, host %x)", ErrForeign, mine.Epoch, mine.Host)
 	}
-	old, theirs, err := read(to)
+	old, theirs, err := readClaim(ctx, to, cell)
 	switch {
 	case errors.Is(err, bucket.ErrNotFound):
 		return now, nil, nil
@@ -128,6 +128,46 @@ func claims(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, h
 		return nil, nil, fmt.Errorf("%w: epoch %d, and the old bucket epoch %d", ErrNewer, theirs.Epoch, mine.Epoch)
 	}
 	return now, old, nil
+}
+
+func readClaim(ctx context.Context, b bucket.Bucket, cell holdfast.CellID) (raw []byte, c segment.Claim, err error) {
+	err = try(ctx, func(ctx context.Context) error {
+		var err error
+		if raw, err = b.Get(ctx, segment.EpochKey(cell), 0, -1); err != nil {
+			return err
+		}
+		c, err = segment.ParseClaim(raw)
+		return err
+	})
+	return raw, c, err
+}
+
+// oneHistory refuses a new bucket whose segments would not be a part of what is copied there: a place never has two
+// contents (JOURNAL 6), and a later epoch is a later state. now is the epoch object of the old one.
+func oneHistory(want, have map[string]int64, now []byte) error {
+	claim, err := segment.ParseClaim(now)
+	if err != nil {
+		return err
+	}
+	at := map[segment.Position][32]byte{}
+	for key := range want {
+		if k, err := segment.ParseKey(key); err == nil {
+			at[k.Position] = k.Hash
+		}
+	}
+	for key := range have {
+		k, err := segment.ParseKey(key)
+		if _, ok := want[key]; ok || err != nil {
+			continue
+		}
+		if hash, ok := at[k.Position]; ok && hash != k.Hash {
+			return fmt.Errorf("%w (%s)", ErrForked, key)
+		}
+		if k.Position.Epoch > claim.Epoch {
+			return fmt.Errorf("%w: segment %s, and the old bucket epoch %d", ErrNewer, k.Position, claim.Epoch)
+		}
+	}
+	return nil
 }
 
 func list(ctx context.Context, b bucket.Bucket, cell holdfast.CellID, each func(bucket.Object)) error {
@@ -186,7 +226,8 @@ func copyOne(ctx context.Context, from, to bucket.Bucket, o bucket.Object) error
 	var body []byte
 	err := try(ctx, func(ctx context.Context) error {
 		var err error
-		if body, err = from.Get(ctx, o.Key, 0, -1); err != nil {
+		// A length says how long it may take.
+		if body, err = from.Get(ctx, o.Key, 0, o.Size); err != nil {
 			return err
 		}
 		return check(o, body)

@@ -12,6 +12,7 @@ import (
 	"holdfast/service/account"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
+	"holdfast/service/bucket/steady"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
 	"holdfast/service/segment"
@@ -207,5 +208,88 @@ func TestRefused(t *testing.T) {
 		if _, err := Cell(ctx, w.from, to, w.id.Cell, host, nil); !errors.Is(err, context.Canceled) || time.Since(began) > time.Second {
 			t.Errorf("told to end: %v after %v", err, time.Since(began))
 		}
+	})
+}
+
+// TestForked: a new bucket from which the cell was served as well, beside the old one, is not mixed with it.
+func TestForked(t *testing.T) {
+	inWorld(t, func(w *world) {
+		to := sim.New(2)
+		if _, err := Cell(w.Context(), w.from, to, w.id.Cell, host, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.served(to.Store().Connect(3), "there", 3)
+		w.served(w.from.Store().Connect(4), "here", 3)
+		w.served(w.from.Store().Connect(5), "later", 3)
+		before, _ := w.log(to)
+		if _, err := Cell(w.Context(), w.from.Store().Connect(6), to.Store().Connect(7), w.id.Cell, host, nil); !errors.Is(err, ErrForked) {
+			t.Errorf("served from both: %v", err)
+		}
+		// Segments of a later epoch, without an epoch object that says so.
+		third := sim.New(8)
+		for k, b := range before {
+			if err := third.Put(w.Context(), strings.Replace(k, "/0000000000000003/", "/0000000000000009/", 1), []byte(b)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Cell(w.Context(), w.from.Store().Connect(9), third, w.id.Cell, host, nil); !errors.Is(err, ErrNewer) {
+			t.Errorf("a later epoch: %v", err)
+		}
+		if after, _ := w.log(to); len(after) != len(before) {
+			t.Errorf("%d segments, before %d", len(after), len(before))
+		}
+	})
+}
+
+// TestTakenOverMeanwhile: another host takes the cell over and stores there while it is copied. What it was told is kept is not
+// left behind: the new bucket does not become a journal.
+func TestTakenOverMeanwhile(t *testing.T) {
+	inWorld(t, func(w *world) {
+		to := sim.New(2)
+		_, err := Cell(w.Context(), w.from, to, w.id.Cell, host, func(done, all int) {
+			if done < all {
+				return
+			}
+			j, err := journal.Open(w.Context(), journal.Config{Takeover: true, Bucket: w.from.Store().Connect(3), Cell: w.id.Cell, Host: [16]byte{2}, LogKey: w.id.LogKey()})
+			if err == nil {
+				_, err = account.Add(w.Context(), j, "late")
+			}
+			if err == nil {
+				err = j.Close(w.Context())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		if _, epoch := w.log(to); !errors.Is(err, ErrForeign) || epoch {
+			t.Errorf("%v; epoch object %v", err, epoch)
+		}
+	})
+}
+
+// line is a bucket at the other end of a line with half of the least rate that package steady counts on.
+type line struct{ *sim.Bucket }
+
+func (l line) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	p, err := l.Bucket.Get(ctx, key, off, n)
+	select {
+	case <-time.After(time.Duration(len(p)) * time.Second / (1 << 19)):
+		return p, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestSlowLine: a large object arrives over a slow line.
+func TestSlowLine(t *testing.T) {
+	inWorld(t, func(w *world) {
+		if err := w.from.Put(w.Context(), segment.LogPrefix(w.id.Cell)+"large", make([]byte, 8<<20)); err != nil {
+			t.Fatal(err)
+		}
+		to := sim.New(2)
+		if _, err := Cell(w.Context(), steady.New(line{w.from}, steady.Config{}), to, w.id.Cell, host, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.whole(to)
 	})
 }
