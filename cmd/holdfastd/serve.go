@@ -110,6 +110,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	}
 	adminCtx, endAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer endAdmin()
+	asked := ctx
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	adminDone := make(chan struct{})
@@ -134,12 +135,20 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 		space.Run(ctx)
 	}()
 	fmt.Fprintf(os.Stderr, "holdfastd: ready, serving %s\n", l.Addr())
+	heard := make(chan struct{})
+	unheard := context.AfterFunc(asked, func() {
+		defer close(heard)
+		fmt.Fprintln(os.Stderr, "holdfastd: told to end: answering what is under way and storing the rest, for less than a minute; a second signal ends it at once")
+	})
 	accompanied := make(chan struct{})
 	go func() {
 		defer close(accompanied)
 		accompany(ctx, sd, srv, j, l.Addr())
 	}()
 	err = srv.Serve(ctx, l)
+	if !unheard() {
+		<-heard
+	}
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}

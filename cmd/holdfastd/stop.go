@@ -38,6 +38,9 @@ type reasons struct {
 	Earlier []never.Stop `json:"earlier,omitempty"`
 }
 
+// keep begins the Cost of what had better stay.
+const keep = "do NOT delete it now: "
+
 // deletable is a file or directory that an operator can do without.
 type deletable struct {
 	Path  string `json:"path"`
@@ -98,7 +101,7 @@ func why(ctx context.Context, dir string, all bool) (reasons, error) {
 	r.add(dir, deletable{room.BallastName, 0, "nothing: it is there to be deleted, and is made again when there is room"})
 	history, view := "what holdfastd requests says of the time until now", ""
 	if inUse(dir) {
-		history = "do NOT delete it now: the service is running"
+		history = keep + "the service is running"
 		view = history
 	} else {
 		view = costOfView(ctx, dir)
@@ -158,7 +161,7 @@ func (r *reasons) strangers(dir string) error {
 func costOfView(ctx context.Context, dir string) string {
 	const patience = 10 * time.Second
 	no := func(err error) string {
-		return fmt.Sprintf("do NOT delete it now: it would be made anew from the bucket, which cannot be read (%v)", err)
+		return fmt.Sprintf(keep+"it would be made anew from the bucket, which cannot be read (%v)", err)
 	}
 	id, err := identity.Load(filepath.Join(dir, identity.FileName))
 	if err != nil {
@@ -212,7 +215,11 @@ func (r reasons) print(out io.Writer, dir string) error {
 	if len(r.Deletable) > 0 {
 		b.WriteString("What makes room there, in the order in which to try:\n\n")
 		for _, d := range r.Deletable {
-			fmt.Fprintf(&b, "%14d bytes  %s\n                      costs %s\n", d.Bytes, d.Path, d.Cost)
+			cost := "costs " + d.Cost
+			if strings.HasPrefix(d.Cost, keep) {
+				cost = d.Cost
+			}
+			fmt.Fprintf(&b, "%14d bytes  %s\n                      %s\n", d.Bytes, d.Path, cost)
 		}
 	}
 	_, err := io.WriteString(out, b.String())
@@ -265,7 +272,7 @@ On a terminal, an id or a reason that is missing is asked for.`,
 	}
 	dataFlag(c, &dir)
 	c.Flags().StringVar(&id, "id", "", "`ID` of the stop, as holdfastd why says it")
-	c.Flags().StringVar(&reason, "reason", "", "what was wrong, and why it is not any more; it is recorded")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT`: what was wrong, and why it is not any more; it is recorded")
 	return c
 }
 
@@ -276,7 +283,11 @@ func terminal(in io.Reader) bool {
 		return false
 	}
 	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0 && st.Mode()&os.ModeDevice != 0 && f.Name() != os.DevNull
+	if err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // which standard input is where nobody sits; its name does not say so
+	return err == nil && !os.SameFile(st, null)
 }
 
 // taken returns how many bytes of the disk a file takes.

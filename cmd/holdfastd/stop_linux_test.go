@@ -57,6 +57,31 @@ func terminalPair(t *testing.T) (person, program *os.File) {
 	return person, program
 }
 
+// TestResumeWithoutTerminal: where nobody can answer, nobody is asked. A process knows its standard input by that name,
+// whatever it leads to.
+func TestResumeWithoutTerminal(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	fd, err := syscall.Dup(int(null.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := os.NewFile(uintptr(fd), "/dev/stdin")
+	defer in.Close()
+	var said bytes.Buffer
+	c := command()
+	c.SetIn(in)
+	c.SetErr(&said)
+	c.SetArgs([]string{"resume", "--data", t.TempDir()})
+	err = c.Execute()
+	if err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--id is missing") || said.Len() > 0 {
+		t.Errorf("%v, asked: %s", err, &said)
+	}
+}
+
 // TestResumeAsks: on a terminal, resume asks for what was not given.
 func TestResumeAsks(t *testing.T) {
 	dir := t.TempDir()

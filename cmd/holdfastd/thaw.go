@@ -45,7 +45,7 @@ the clocks disagree. Who thawed and why is recorded in the journal, for good.`,
 		},
 	}
 	dataFlag(c, &dir)
-	c.Flags().StringVar(&reason, "reason", "", "what was wrong, and why it is not any more; it is recorded")
+	c.Flags().StringVar(&reason, "reason", "", "`TEXT`: what was wrong, and why it is not any more; it is recorded")
 	return c
 }
 

@@ -75,7 +75,7 @@ var (
 	// ErrLost reports that another process owns the cell now. It is final (JOURNAL 5).
 	ErrLost = errors.New("another process has taken this cell over")
 	// ErrOwned reports that the cell belongs to another host and Config.Takeover is not set.
-	ErrOwned = errors.New("the cell belongs to another host; if that one is gone for good, take the cell over with --takeover")
+	ErrOwned = errors.New("the cell belongs to another host; if that one is gone for good, holdfastd serve --takeover takes the cell over")
 	// ErrNoJournal reports a bucket without any trace of the cell: it is not the one in which the cell's journal
 	// was begun, or was emptied. Starting anew there would hide that everything is gone.
 	ErrNoJournal = errors.New("the bucket holds no journal of this service; it is not the bucket that the service was made with, or it was emptied")

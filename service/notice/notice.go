@@ -34,7 +34,7 @@ const again = time.Second
 func Check(text string) error {
 	switch {
 	case text == "":
-		return errors.New("a notice has some text; to say nothing any more, clear it")
+		return errors.New("a notice has some text; without TEXT it is shown, and --clear removes it")
 	case len(text) > wire.MaxNotice:
 		return fmt.Errorf("a notice has at most %d bytes, this one has %d", wire.MaxNotice, len(text))
 	case !utf8.ValidString(text):

@@ -66,6 +66,9 @@ func (f Fill) Percent() int64 {
 }
 
 func (f Fill) String() string {
+	if f.Used > f.Size {
+		return fmt.Sprintf("the %s is %d %% full (%d %s; what is above %d is a reserve)", f.What, f.Percent(), f.Used, f.Unit, f.Size)
+	}
 	return fmt.Sprintf("the %s is %d %% full (%d of %d %s)", f.What, f.Percent(), f.Used, f.Size, f.Unit)
 }
 

@@ -179,6 +179,19 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// TestFillOfReserve: what is used of a reserve is not said to be more than there is.
+func TestFillOfReserve(t *testing.T) {
+	for f, want := range map[Fill]string{
+		{What: "disk", Unit: "bytes", Used: 50, Size: 100}:  "the disk is 50 % full (50 of 100 bytes)",
+		{What: "disk", Unit: "bytes", Used: 100, Size: 100}: "the disk is 100 % full (100 of 100 bytes)",
+		{What: "disk", Unit: "bytes", Used: 130, Size: 100}: "the disk is 100 % full (130 bytes; what is above 100 is a reserve)",
+	} {
+		if f.String() != want {
+			t.Errorf("%q, want %q", f, want)
+		}
+	}
+}
+
 // TestReserve: where blocks are refused, the reserve is still free, on disks of every size; and a large disk counts as
 // what it is.
 func TestReserve(t *testing.T) {
