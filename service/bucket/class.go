@@ -112,7 +112,7 @@ func classOfErrno(e syscall.Errno) Class {
 }
 
 // ErrDown reports a call that was not sent because the store has answered nothing for a while (package steady).
-var ErrDown = fmt.Errorf("the store has been failing and is not asked just now: %w", &Error{Class: ClassOpen, Err: errors.New("the breaker is open")})
+var ErrDown error = &Error{Class: ClassOpen, Err: errors.New("the store has been failing and is not asked just now")}
 
 type freshKey struct{}
 

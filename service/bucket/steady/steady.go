@@ -145,7 +145,7 @@ type attempt struct {
 // String names the request in errors.
 func (r request) String() string {
 	key, _, _ := strings.Cut(r.key, "\x00")
-	return string(r.op) + " " + key
+	return strings.TrimSpace(string(r.op) + " " + key)
 }
 
 // one makes one attempt and counts it. ctx is the caller's.
@@ -158,7 +158,7 @@ func (b *Bucket) one(ctx context.Context, a attempt, call func(context.Context) 
 	if err != nil {
 		h.Class = bucket.ClassOpen
 		b.h.Add(h)
-		return fmt.Errorf("%s: %w", a.request, err)
+		return err // names the request that failed, and not this one, which was not sent
 	}
 	limit := b.limit(a.bytes)
 	c, cancel := context.WithTimeout(ctx, limit)

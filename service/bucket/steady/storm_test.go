@@ -208,8 +208,8 @@ func TestNoStormOnADeadStore(t *testing.T) {
 			if !errors.Is(err, bucket.ErrDown) { // it was the one that sees
 				err = w.Put(t.Context(), "x", body)
 			}
-			if !errors.Is(err, bucket.ErrDown) {
-				t.Errorf("%s: %v, want ErrDown", what, err)
+			if !errors.Is(err, bucket.ErrDown) || !strings.HasPrefix(err.Error(), bucket.ErrDown.Error()+" (since ") || strings.Contains(err.Error(), "put x") {
+				t.Errorf("%s: %v, want ErrDown, and nothing of the request that was not sent", what, err)
 			}
 			mu.Lock()
 			dead = false
