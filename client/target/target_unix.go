@@ -137,11 +137,19 @@ func (t *Target) openStage(root int) error {
 // adoptStage locks and empties a staging directory. It returns -1 for what is not one of ours.
 func (t *Target) adoptStage(root int, name string) (int, error) {
 	fd, err := openat(root, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
+	switch err {
+	case nil:
+	case unix.EIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return -1, fmt.Errorf("open staging directory: %w", err)
+	default:
 		return -1, nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || int(st.Uid) != t.euid || uint32(st.Mode)&0o077 != 0 {
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("look at staging directory: %w", err)
+	}
+	if int(st.Uid) != t.euid || uint32(st.Mode)&0o077 != 0 {
 		unix.Close(fd)
 		return -1, nil
 	}
