@@ -39,7 +39,9 @@ type absence struct {
 // now on. Reading and writing go on.
 func (j *Journal) contradict(k segment.Key, size int64, found string) {
 	j.mu.Lock()
-	if _, ok := j.missing[k.Position]; !ok && len(j.missing) < maxMissing {
+	if a := j.missing[k.Position]; a != nil {
+		a.seen = 0 // what was seen before is not seen now
+	} else if len(j.missing) < maxMissing {
 		j.missing[k.Position] = &absence{key: k, size: size}
 	}
 	j.owe(segment.Frozen{Reason: segment.ReasonContradiction, Place: k.Position, Text: found}, j.cfg.clock())

@@ -276,6 +276,28 @@ func TestScenarioS1AnotherAfterAStart(t *testing.T) {
 	}
 }
 
+// The object comes and goes: looks that find it count only as far as no read has missed it since.
+func TestScenarioS1ComesAndGoes(t *testing.T) {
+	events := vanish(t, func(w *vanishing) {
+		for range 20 {
+			w.deny.Store(denyGet)
+			if err := w.read(); !errors.Is(err, bucket.ErrNotFound) {
+				w.Fatal(err)
+			}
+			w.deny.Store(0)
+			for range 4 * seenLooks { // one or two looks
+				w.frozen(true)
+				time.Sleep(2 * lookFor * (seenLooks - 1) / seenLooks / (4 * seenLooks))
+			}
+		}
+		w.thaws()
+		w.whole()
+	})
+	if len(events) > 0 {
+		t.Errorf("%+v", events)
+	}
+}
+
 // The object was gone for some minutes, by name and in the list. It is back, and deleting goes on by itself, with all
 // that it has to free still there.
 func TestScenarioS1ClearsItself(t *testing.T) {
