@@ -20,6 +20,7 @@ import (
 	"holdfast/internal/never"
 	"holdfast/service/bucket"
 	"holdfast/service/journal"
+	"holdfast/service/move"
 	"holdfast/service/view"
 )
 
@@ -72,7 +73,7 @@ func explain(err error) string {
 	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction):
 		return text + "; bring the bucket's objects back from its redundancy, then try again"
 	case errors.Is(err, journal.ErrUnavailable):
-		return text + "; nothing is lost: the service starts when the bucket does what it is asked"
+		return text + "; nothing is lost: the same command works when the bucket does what it is asked"
 	case errors.Is(err, bucket.ErrUnconditional):
 		return text + "; if no other process can ever claim this cell, --single-owner runs there all the same (docs/storage.md says what that gives up)"
 	case errors.Is(err, view.ErrDamaged):
@@ -87,9 +88,9 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, never.ErrStands):
 		return exitNever
-	case errors.Is(err, journal.ErrLost), errors.Is(err, journal.ErrOwned):
+	case errors.Is(err, journal.ErrLost), errors.Is(err, journal.ErrOwned), errors.Is(err, move.ErrForeign):
 		return exitLost
-	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction), errors.Is(err, view.ErrDamaged):
+	case errors.Is(err, journal.ErrDamaged), errors.Is(err, journal.ErrContradiction), errors.Is(err, view.ErrDamaged), errors.Is(err, move.ErrForked):
 		return exitDamaged
 	}
 	return exitFailed

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/s3server"
 	"holdfast/service/admin"
 	"holdfast/service/journal"
+	"holdfast/service/move"
 	"holdfast/service/view"
 )
 
@@ -51,6 +52,8 @@ func TestExitCodes(t *testing.T) {
 		fmt.Errorf("x: %w", journal.ErrUnavailable):               1,
 		fmt.Errorf("x: %w", never.ErrStands):                      5,
 		fmt.Errorf("x: %w", journal.ErrOwned):                     6,
+		fmt.Errorf("x: %w", move.ErrForeign):                      6,
+		fmt.Errorf("x: %w", move.ErrForked):                       4,
 		fmt.Errorf("%w: %w", journal.ErrStopped, journal.ErrLost): 6,
 	} {
 		if got := exitCode(err); got != want {

@@ -90,12 +90,7 @@ func runMove(ctx context.Context, out io.Writer, dir, bucketURL string, single b
 			fmt.Fprintf(os.Stderr, "holdfastd: %d of %d segments are in the new bucket\n", done, all)
 		}
 	})
-	switch {
-	case errors.Is(err, move.ErrForeign):
-		err = fmt.Errorf("%w: %w", journal.ErrOwned, err)
-	case errors.Is(err, move.ErrForked):
-		err = fmt.Errorf("%w: %w", journal.ErrContradiction, err)
-	case errors.Is(err, move.ErrDamaged):
+	if errors.Is(err, move.ErrDamaged) {
 		err = fmt.Errorf("%w: %w", journal.ErrDamaged, err)
 	}
 	if err != nil {

@@ -352,7 +352,7 @@ func impatient(patience time.Duration, began time.Time, err error) error {
 	if waited < patience {
 		return nil
 	}
-	for _, answer := range []error{ErrNoJournal, ErrContradiction, ErrDamaged, ErrOwned, ErrLost} {
+	for _, answer := range []error{ErrNoJournal, ErrContradiction, ErrDamaged, ErrOwned, ErrLost, ErrUnavailable} {
 		if errors.Is(err, answer) {
 			return err
 		}

@@ -222,6 +222,15 @@ func TestCursedRequestIsNoTrouble(t *testing.T) {
 	})
 }
 
+// What was given up once, within something that is tried for long as well, says so once.
+func TestImpatientOnce(t *testing.T) {
+	long := time.Now().Add(-time.Minute)
+	inner := impatient(time.Second, long, sim.ErrFault)
+	if outer := impatient(time.Second, long, fmt.Errorf("read: %w", inner)); !errors.Is(inner, ErrUnavailable) || outer.Error() != "read: "+inner.Error() {
+		t.Errorf("%v, and in it %v", outer, inner)
+	}
+}
+
 // A start does not wait for ever: the process ends with one sentence, and whoever started it does so again. What a
 // person has to mend is told at once.
 func TestStartGivesUp(t *testing.T) {
