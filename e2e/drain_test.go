@@ -114,6 +114,8 @@ func TestEndWithoutBucket(t *testing.T) {
 			t.Errorf("after the second signal: %v, %v", s.cmd.ProcessState, took)
 		case !again && ws.ExitStatus() != 1:
 			t.Errorf("the service ended with %v:\n%s", s.cmd.ProcessState, s.log)
+		case !again && !strings.Contains(s.log.String(), "the bucket did not take the rest within 30s: "):
+			t.Errorf("the service does not say why it could not store:\n%s", s.log)
 		case !again && !strings.Contains(s.log.String(), "are not stored, and nobody was told that they are: clients send them again"):
 			t.Errorf("the service does not say what is not stored:\n%s", s.log)
 		}

@@ -99,6 +99,9 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 		}
 	}
 	j, err := journal.Open(ctx, cfg)
+	if err != nil && ctx.Err() != nil {
+		return errors.New("told to end before it was ready to serve; nothing is lost")
+	}
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
@@ -161,9 +164,16 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	<-adminDone
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 	defer cancel()
+	_, cause := j.Trouble() // a closed journal may have none any more
 	if cerr := j.Close(closing); err == nil && cerr != nil {
+		if _, now := j.Trouble(); now != nil {
+			cause = now
+		}
+		if cause != nil && errors.Is(cerr, context.DeadlineExceeded) {
+			cerr = fmt.Errorf("the bucket did not take the rest within %s: %v", closePatience, cause)
+		}
 		blocks, bytes := j.Unstored()
-		err = fmt.Errorf("close journal: %w; %d blocks, %d bytes, are not stored, and nobody was told that they are: clients send them again", cerr, blocks, bytes)
+		err = fmt.Errorf("close journal: %w; %d blocks, %d bytes, and the records with them are not stored, and nobody was told that they are: clients send them again", cerr, blocks, bytes)
 	}
 	log.Info("ended", "position", j.Position())
 	return err
