@@ -30,7 +30,7 @@ const (
 // Errors that a caller acts on.
 var (
 	// ErrForeign reports that the old bucket's cell belongs to another host than the one that moves it.
-	ErrForeign = errors.New("the cell belongs to another host; move it there, or, if that one is gone for good, take it over with holdfastd serve --takeover first")
+	ErrForeign = errors.New("the cell belongs to another host; run move on that one, or, if it is gone for good, take the cell over with holdfastd serve --takeover first")
 	// ErrForked reports that the two buckets hold different segments in one place: the cell was served from both.
 	ErrForked = errors.New("the new bucket holds another history of this service: it was served from both buckets; use an empty one, and keep both as they are")
 	// ErrNewer reports that the new bucket holds a state of the cell that the old one does not.
