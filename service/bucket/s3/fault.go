@@ -127,7 +127,7 @@ func classOfStatus(status int) bucket.Class {
 func (b *Bucket) hint(code string, x *answer) string {
 	switch code {
 	case "NoSuchBucket":
-		return fmt.Sprintf("there is no bucket %s; make it, or correct its name, endpoint or region", b.addr.Bucket)
+		return fmt.Sprintf("there is no bucket %s: correct its name, endpoint or region; only for a new service make it", b.addr.Bucket)
 	case "PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "MovedPermanently":
 		if r := x.header.Get("X-Amz-Bucket-Region"); r != "" && len(r) < 64 {
 			return fmt.Sprintf("the bucket is in the region %q; write region=%s into its address", r, r)
