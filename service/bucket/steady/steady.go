@@ -160,7 +160,7 @@ func (b *Bucket) one(ctx context.Context, a attempt, call func(context.Context) 
 		b.h.Add(h)
 		return err // names the request that failed, and not this one, which was not sent
 	}
-	limit := b.limit(a.bytes)
+	limit := b.limit(a.bytes, probe)
 	c, cancel := context.WithTimeout(ctx, limit)
 	err = call(c)
 	h.Took = time.Since(h.Began)
@@ -189,12 +189,13 @@ func classOf(caller, attempt context.Context, err error, took time.Duration) buc
 	return class
 }
 
-// limit is how long an attempt may take that moves n bytes.
-func (b *Bucket) limit(n int64) time.Duration {
+// limit is how long an attempt may take that moves n bytes. While one sees whether the store answers again all others
+// wait for it: it is given no slack.
+func (b *Bucket) limit(n int64, probe bool) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := rateTime(n, leastRate)
-	if n >= slackFrom {
+	if n >= slackFrom && !probe {
 		d *= b.slack
 	}
 	return patience + d

@@ -260,6 +260,28 @@ func TestHalfOpen(t *testing.T) {
 	})
 }
 
+// A large Put that hangs while it is the probe does not hold up all others for the time that a slow line is given.
+func TestLargeProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(sim.Op, string, int) sim.Fault { return sim.Fault{Err: sim.ErrFault} })
+		w.Bucket.slack = mostSlack
+		w.run(t, 5, 30*time.Second)
+		w.sim.OnOp = func(op sim.Op, _ string, _ int) sim.Fault { return sim.Fault{Hang: op == bucket.OpPut} }
+		time.Sleep(lastProbe)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.Put(t.Context(), "large", make([]byte, 16<<20)) })
+		synctest.Wait()
+		began := time.Now()
+		for w.calls()[bucket.OpGet](t.Context()) != nil {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if took := time.Since(began); took > patience+16*time.Second+lastProbe+time.Second {
+			t.Errorf("a read was answered after %v", took)
+		}
+		wg.Wait()
+	})
+}
+
 // A probe whose caller gives up says nothing, and another may follow.
 func TestProbeGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
