@@ -431,10 +431,14 @@ func (w *world) wrapped() (blocks, sessions int) {
 	return blocks, sessions
 }
 
-// verified reads back every archive of the vault.
+// verified reads back every archive of the vault. It has a connection of its own: a backup that is under way may hold
+// the lock of its client while it waits, and in a bubble time stands still for who waits for a lock.
 func (w *world) verified() (archives int) {
 	w.Helper()
-	v := w.first.open()
+	reader := *w.first
+	reader.c = remote.Dial(reader.Machine, remote.Options{DialContext: reader.dial})
+	defer reader.c.Close()
+	v := reader.open()
 	all, err := v.Verify(w.Context(), v.History.Archives, restore.Options{Problem: func(p restore.Problem) { w.Errorf("%s: %v", p.Path, p.Err) }}, nil)
 	if err != nil {
 		w.Fatal(err)
