@@ -14,10 +14,10 @@ import (
 
 // listed is what list --json says of an archive.
 type listed struct {
-	Archive, State, Machine string
-	Suspect                 bool
-	Time                    time.Time
-	Until                   *time.Time
+	Archive, ID, State, Machine string
+	Suspect                     bool
+	Time                        time.Time
+	Until                       *time.Time
 }
 
 func (c *client) archives() (all []listed) {
