@@ -47,7 +47,7 @@ func TestHostileWriterBeforeAndAfter(t *testing.T) {
 		t.Fatalf("%d archives", len(made))
 	}
 	for _, a := range made {
-		v.home.restores(a.Archive, path)
+		v.home.restores(a.ID, path)
 	}
 
 	// The good ones come first, from a machine whose key is then revoked from before; so what it stored is not there

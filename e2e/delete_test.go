@@ -99,7 +99,7 @@ func TestDeleteAndBringBack(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(out, "tree", "file")); err != nil || len(b) != 3 {
 		t.Errorf("the latest archive has a file of %d bytes, %v", len(b), err)
 	}
-	c.ok("extract", a[3].Archive, "--target", filepath.Join(scratch(t), "out"))
+	c.ok("extract", a[3].ID, "--target", filepath.Join(scratch(t), "out"))
 
 	c.has(c.exits(1, "delete", a[0].Archive), "is deleted")
 	c.has(c.exits(1, "delete", a[1].Archive), "Sign it with the owner's key")

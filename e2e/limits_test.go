@@ -114,7 +114,7 @@ func TestDailyCapLeavesAPartialArchive(t *testing.T) {
 	if len(all) != 1 {
 		t.Fatalf("%+v", all)
 	}
-	n.ok("extract", all[0].Archive, "--target", to)
+	n.ok("extract", all[0].ID, "--target", to)
 	whole := 0
 	for i := range 30 {
 		f := filepath.Join("tree", fmt.Sprintf("%02d", i+1))

@@ -52,7 +52,7 @@ func TestPoisonStaysInItsGroup(t *testing.T) {
 	}
 	home.ok("verify") // all of them: what was made meanwhile is mended
 	for _, a := range home.of("blind") {
-		home.restores(a.Archive, tree)
+		home.restores(a.ID, tree)
 		if a.Suspect {
 			t.Errorf("%s is suspect, and an honest machine made it", a.Archive)
 		}

@@ -562,7 +562,7 @@ func doRevoke(t *testing.T, w *thief) {
 
 func doRestoreOlder(t *testing.T, w *thief) {
 	for _, a := range []listed{w.good[0], w.good[len(w.good)-1]} {
-		w.home.restores(a.Archive, w.tree)
+		w.home.restores(a.ID, w.tree)
 	}
 }
 
@@ -572,7 +572,7 @@ func doBackUpAgain(t *testing.T, w *thief) {
 		t.Errorf("nothing was stored anew: %+v", d)
 	}
 	for _, a := range w.home.of(w.series + "-poisoned") {
-		w.home.restores(a.Archive, filepath.Join(w.loot, "poisoned"))
+		w.home.restores(a.ID, filepath.Join(w.loot, "poisoned"))
 	}
 	w.home.ok("create", "-C", filepath.Dir(w.tree), w.series, "tree")
 	w.home.restores(w.series, w.tree)
