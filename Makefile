@@ -78,7 +78,7 @@ fuzz:
 	done
 
 unit:
-	@echo "$(GO) test ./..."; $(GO) test -json -timeout 40m ./... | $(GO) run ./internal/testreport
+	@echo "$(GO) test ./..."; $(GO) test -json -timeout 80m ./... | $(GO) run ./internal/testreport
 
 clean:
 	rm -rf bin
