@@ -151,11 +151,11 @@ func TestBucketAway(t *testing.T) {
 	away := sim.Fault{}
 	var mu sync.Mutex
 	with := func(b *sim.Bucket) bucket.Bucket {
-		b.OnOp = func(sim.Op, string, int) sim.Fault {
+		b.OnOp(func(sim.Op, string, int) sim.Fault {
 			mu.Lock()
 			defer mu.Unlock()
 			return away
-		}
+		})
 		return steady.New(b, steady.Config{})
 	}
 	set := func(f sim.Fault) {

@@ -324,7 +324,7 @@ func TestFailEveryBucketOperation(t *testing.T) {
 // service has its retry loop over the bucket, as it always has; without, the journal must bear what that would hide.
 func failNth(t *testing.T, j journey, f *nth, steadily bool) (reached bool) {
 	with := func(b *sim.Bucket) bucket.Bucket {
-		b.OnOp = f.onOp
+		b.OnOp(f.onOp)
 		if steadily {
 			return steady.New(b, steady.Config{})
 		}

@@ -152,12 +152,12 @@ func TestScenarioS14ThunderingHerd(t *testing.T) {
 
 		// The service is away, and back after a minute with a store that takes fifteen seconds for each segment.
 		gone := w.lose()
-		w.bucket.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+		w.bucket.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 			if op == sim.OpPut {
 				return sim.Fault{Slow: 15 * time.Second}
 			}
 			return sim.Fault{Slow: 50 * time.Millisecond}
-		}
+		})
 		w.l.Close()
 		h.mu.Lock()
 		h.began, h.dials, h.sent, h.open, h.most = time.Now(), nil, 0, 0, 0
@@ -213,7 +213,7 @@ func TestScenarioS14ThunderingHerd(t *testing.T) {
 		if busy == 0 {
 			t.Error("nobody was told busy: this was no herd")
 		}
-		w.bucket.OnOp = nil
+		w.bucket.OnOp(nil)
 		for _, i := range []int{0, 1, customers / 2, customers - 1} {
 			v := all[i].open()
 			if n := len(v.History.Archives); n < 1 {

@@ -115,12 +115,12 @@ func TestEveryOperationFailsOnce(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					b := sim.New(1)
 					var op atomic.Int32
-					b.OnOp = func(sim.Op, string, int) sim.Fault {
+					b.OnOp(func(sim.Op, string, int) sim.Fault {
 						if int(op.Add(1)) == n {
 							return fault
 						}
 						return sim.Fault{}
-					}
+					})
 					ctx := context.Background()
 					j := mustOpen(t, config(b))
 					c, run := &client{Customer: newCustomer(), j: j}, 0
@@ -189,7 +189,7 @@ func TestCursedPutIsAbandoned(t *testing.T) {
 		j := mustOpen(t, config(b))
 		cursed := ""
 		attempts := map[string]int{}
-		b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+		b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 			if op != sim.OpPut {
 				return sim.Fault{}
 			}
@@ -201,7 +201,7 @@ func TestCursedPutIsAbandoned(t *testing.T) {
 				return sim.Fault{Slow: sim.CursedDelay, Err: sim.ErrFault}
 			}
 			return sim.Fault{}
-		}
+		})
 		c := &client{Customer: newCustomer(), j: j}
 		within(t, 7*time.Second, "enrolment", func() {
 			if err := c.enrol(context.Background()); err != nil {
@@ -224,7 +224,7 @@ func TestScenarioS8LatePut(t *testing.T) {
 			// Every call fails; it lands when the test says so, or has landed.
 			var calm atomic.Bool
 			var puts atomic.Int32
-			b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+			b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 				switch {
 				case calm.Load() || op != sim.OpPut:
 					return sim.Fault{}
@@ -232,7 +232,7 @@ func TestScenarioS8LatePut(t *testing.T) {
 					return sim.Fault{Err: sim.ErrFault, Applied: true}
 				}
 				return sim.Fault{Err: sim.ErrFault, Late: sim.UntilLand}
-			}
+			})
 			c := &client{Customer: newCustomer(), j: j}
 			tk, err := j.Append(context.Background(), func(tx *Tx) error { return tx.Record(c.Account()) })
 			if err != nil {
@@ -282,12 +282,12 @@ func TestScenarioS8LatePut(t *testing.T) {
 			if err := c.enrol(ctx); err != nil {
 				t.Fatal(err)
 			}
-			b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+			b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 				if op == sim.OpPut {
 					return sim.Fault{Hang: true, Late: sim.UntilLand}
 				}
 				return sim.Fault{}
-			}
+			})
 			lost := c.Open()
 			tk, err := j.Append(ctx, func(tx *Tx) error { _, err := tx.History(lost); return err })
 			if err != nil {
@@ -337,13 +337,13 @@ func TestScenarioS8LatePut(t *testing.T) {
 			}
 			mustClose(t, j)
 			between := b.Store().Connect(2)
-			between.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+			between.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 				if op == sim.OpPut {
 					between.Crash()
 					return sim.Fault{Err: sim.ErrFault, Late: sim.UntilLand}
 				}
 				return sim.Fault{}
-			}
+			})
 			if _, err := Open(ctx, config(between)); err == nil {
 				t.Fatal("it survived")
 			}
@@ -402,12 +402,12 @@ func TestScenarioS9WeakStore(t *testing.T) {
 				}
 				for _, always := range []bool{false, true} {
 					gets := 0
-					b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+					b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 						if gets++; op == sim.OpGet && strings.Contains(key, "/log/") && (always || gets%2 == 1) {
 							return fault
 						}
 						return sim.Fault{}
-					}
+					})
 					for _, blk := range c.acked {
 						row, _, err := j.Acked().Block(c.Vault, c.Group, blk.Name)
 						if err != nil {
@@ -426,28 +426,28 @@ func TestScenarioS9WeakStore(t *testing.T) {
 						break
 					}
 				}
-				b.OnOp = nil
+				b.OnOp(nil)
 				mustClose(t, j)
 
 				// Recovery from trailers that come back wrong now and then, or always.
 				b = b.Store().Connect(2)
-				b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+				b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 					if op == sim.OpGet && attempt%2 == 1 {
 						return fault
 					}
 					return sim.Fault{}
-				}
+				})
 				j = mustOpen(t, config(b))
 				c.check(t, j)
-				b.OnOp = nil
+				b.OnOp(nil)
 				checkStore(t, b.Store(), j)
 				mustClose(t, j)
-				b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+				b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 					if op == sim.OpGet && strings.Contains(key, "/log/") {
 						return fault
 					}
 					return sim.Fault{}
-				}
+				})
 				if _, err := Open(ctx, config(b)); !errors.Is(err, ErrDamaged) {
 					t.Fatalf("start on damaged trailers: %v", err)
 				}
@@ -499,9 +499,9 @@ func TestScenarioS9WeakStore(t *testing.T) {
 				}
 				mustClose(t, j)
 				began := time.Now()
-				b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+				b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 					return sim.Fault{Hide: op == sim.OpList && time.Since(began) < wait}
-				}
+				})
 				j, err := Open(ctx, cfg)
 				if wait == time.Hour {
 					// It never shows up: nobody may write over it.
@@ -539,7 +539,7 @@ func TestLostEpoch(t *testing.T) {
 					t.Fatal(err)
 				}
 				var thief *Journal
-				b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+				b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 					if thief != nil {
 						return sim.Fault{}
 					}
@@ -547,7 +547,7 @@ func TestLostEpoch(t *testing.T) {
 						thief = steal(t, b)
 					}
 					return sim.Fault{}
-				}
+				})
 				open := c.Open()
 				err := c.record(ctx, open)
 				if at == "after the read" {
@@ -618,7 +618,7 @@ func TestPausedOwner(t *testing.T) {
 		var mu sync.Mutex
 		var first string
 		var reads atomic.Int32
-		b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+		b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -632,7 +632,7 @@ func TestPausedOwner(t *testing.T) {
 				}
 			}
 			return sim.Fault{}
-		}
+		})
 		r := c.Open()
 		one, err := j.Append(ctx, func(tx *Tx) error { _, err := tx.History(r); return err })
 		if err != nil {
@@ -683,19 +683,19 @@ func TestPowerCutAtEveryOperation(t *testing.T) {
 		}
 		var cuts []cut
 		c, run := &client{Customer: newCustomer()}, 0
-		b.OnOp = func(sim.Op, string, int) sim.Fault {
+		b.OnOp(func(sim.Op, string, int) sim.Fault {
 			// What was promised before the power went is in this copy; the disk after it, the bucket last.
 			acked, archives := slices.Clone(c.acked), slices.Clone(c.archives)
 			seed := uint64(len(cuts))
 			cuts = append(cuts, cut{disk.Crash(int(seed%5)*25, seed), b.Store().Clone(), acked, archives})
 			return sim.Fault{}
-		}
+		})
 		j := mustOpen(t, cfg)
 		c.j = j
 		if err := c.drive(ctx, &run, 3); err != nil {
 			t.Fatal(err)
 		}
-		b.OnOp = nil
+		b.OnOp(nil)
 		mustClose(t, j)
 		behind := 0
 		for i, cut := range cuts {
@@ -733,14 +733,14 @@ func TestAcknowledgedInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		var reads atomic.Int32
-		b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+		b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 			if op == sim.OpGet {
 				if reads.Add(1) == 1 {
 					return sim.Fault{Slow: 10 * time.Second}
 				}
 			}
 			return sim.Fault{}
-		}
+		})
 		var records []history.Record
 		var tickets []*Ticket
 		for range 2 {
@@ -788,12 +788,12 @@ func TestClaimWithoutAnswer(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := sim.New(1)
-			b.OnOp = func(op sim.Op, _ string, attempt int) sim.Fault {
+			b.OnOp(func(op sim.Op, _ string, attempt int) sim.Fault {
 				if op == sim.OpSwap && attempt == 1 {
 					return fault
 				}
 				return sim.Fault{}
-			}
+			})
 			j := mustOpen(t, config(b))
 			if e := j.Info().Epoch; e != 1 {
 				t.Errorf("%s: the claim of epoch 1 was not recognised: epoch %d", name, e)

@@ -193,7 +193,7 @@ func TestLargeSegmentsAreSealedAndAppendWaits(t *testing.T) {
 		}
 		atWork, most := 0, 0
 		var mu sync.Mutex
-		b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+		b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 			if op != sim.OpPut {
 				return sim.Fault{}
 			}
@@ -203,7 +203,7 @@ func TestLargeSegmentsAreSealedAndAppendWaits(t *testing.T) {
 			most = max(most, atWork)
 			time.AfterFunc(time.Second, func() { mu.Lock(); atWork--; mu.Unlock() })
 			return sim.Fault{Slow: time.Second}
-		}
+		})
 		began := time.Now()
 		sealed := make([]byte, 4<<20)
 		for i := range 50 { // 200 MiB, 13 segments, two at a time
@@ -480,9 +480,9 @@ func TestRowsPendingAreBounded(t *testing.T) {
 		}
 		var hang atomic.Bool
 		hang.Store(true)
-		b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+		b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 			return sim.Fault{Hang: op == sim.OpPut && hang.Load()}
-		}
+		})
 		tree := func(k int) error {
 			short, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()

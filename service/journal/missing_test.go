@@ -91,7 +91,7 @@ func vanish(t *testing.T, fn func(w *vanishing)) (events []never.Event) {
 			t.Fatal(err)
 		}
 		w.key = w.seg.Key.String()
-		w.b.OnOp = w.fault
+		w.b.OnOp(w.fault)
 		events = caught(t, func() { fn(w) })
 		_ = w.j.Close(ctx)
 		if v := w.b.Store().Violations(); len(v) > 0 {

@@ -37,7 +37,7 @@ type gate struct {
 
 func newGate(b *sim.Bucket, n int, after bool) *gate {
 	g := &gate{n: n, after: after, paused: make(chan struct{}), opened: make(chan struct{})}
-	b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+	b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 		g.mu.Lock()
 		g.ops++
 		if g.ops == n {
@@ -52,7 +52,7 @@ func newGate(b *sim.Bucket, n int, after bool) *gate {
 			<-g.opened
 		}
 		return sim.Fault{}
-	}
+	})
 	b.AfterOp = func(op sim.Op, key string, attempt int) {
 		g.mu.Lock()
 		if g.after && g.id == fmt.Sprint(op, key, attempt) {
@@ -268,7 +268,7 @@ func TestScenarioS7KeyAbsentAgain(t *testing.T) {
 		release := make(chan struct{})
 		var mu sync.Mutex
 		var keys []string
-		b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+		b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 			if op != sim.OpPut {
 				return sim.Fault{}
 			}
@@ -283,7 +283,7 @@ func TestScenarioS7KeyAbsentAgain(t *testing.T) {
 			}
 			<-release
 			return sim.Fault{}
-		}
+		})
 		var tickets []*Ticket
 		for range 2 {
 			r := c.Open()
@@ -469,7 +469,7 @@ func TestIdleOwnerNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sim.New(1)
 		var down atomic.Bool
-		b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down.Load()} }
+		b.OnOp(func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down.Load()} })
 		j := mustOpen(t, config(b))
 		down.Store(true)
 		time.Sleep(time.Hour)

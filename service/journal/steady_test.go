@@ -25,12 +25,12 @@ func TestScenarioS8OvertakenTwinsInAClosedEpoch(t *testing.T) {
 		if err := c.drive(ctx, &run, 1); err != nil {
 			t.Fatal(err)
 		}
-		b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+		b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 			if op == sim.OpPut {
 				return sim.Fault{Hang: true, Late: sim.UntilLand}
 			}
 			return sim.Fault{}
-		}
+		})
 		lost := c.Open()
 		tk, err := j.Append(ctx, func(tx *Tx) error { _, err := tx.History(lost); return err })
 		if err != nil {

@@ -84,12 +84,12 @@ func outage(t *testing.T, fault sim.Fault, long time.Duration) {
 	began := time.Now()
 	var away atomic.Bool
 	away.Store(true)
-	b.OnOp = func(sim.Op, string, int) sim.Fault {
+	b.OnOp(func(sim.Op, string, int) sim.Fault {
 		if away.Load() {
 			return fault
 		}
 		return sim.Fault{}
-	}
+	})
 	// More than fits: appending waits, and only as long as its caller does. (The simulation copies what is put to it:
 	// this is only for a form with few calls.)
 	var tickets []*Ticket
@@ -171,12 +171,12 @@ func TestTroubleOfAnIdleJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sim.New(1)
 		j := mustOpen(t, config(b))
-		b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Err: sim.ErrFault} }
+		b.OnOp(func(sim.Op, string, int) sim.Fault { return sim.Fault{Err: sim.ErrFault} })
 		time.Sleep(watchEvery + failingAfter + 2*time.Second)
 		if since, _ := j.Trouble(); since.IsZero() {
 			t.Error("the bucket is away, and it does not say so")
 		}
-		b.OnOp = nil
+		b.OnOp(nil)
 		time.Sleep(2 * lastBackoff)
 		if since, cause := j.Trouble(); !since.IsZero() {
 			t.Error(since, cause)
@@ -193,12 +193,12 @@ func TestCursedRequestIsNoTrouble(t *testing.T) {
 		j := mustOpen(t, config(b))
 		c := newClient(t, j, 1)
 		var puts atomic.Int32
-		b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+		b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 			if op == sim.OpPut && puts.Add(1)%2 == 1 {
 				return sim.Fault{Slow: sim.CursedDelay, Err: sim.ErrFault}
 			}
 			return sim.Fault{}
-		}
+		})
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -246,14 +246,14 @@ func TestStartGivesUp(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := sim.New(1)
 				mustClose(t, mustOpen(t, config(b)))
-				b.OnOp = func(sim.Op, string, int) sim.Fault { return x.fault }
+				b.OnOp(func(sim.Op, string, int) sim.Fault { return x.fault })
 				within(t, x.in, "giving up", func() {
 					_, err := Open(t.Context(), config(b))
 					if !errors.Is(err, ErrUnavailable) || x.fault.Err != nil && !errors.Is(err, x.fault.Err) || strings.Contains(err.Error(), "\n") {
 						t.Errorf("start: %v", err)
 					}
 				})
-				b.OnOp = nil
+				b.OnOp(nil)
 				mustClose(t, mustOpen(t, config(b)))
 			})
 		})
@@ -293,7 +293,7 @@ func TestPutIsOvertaken(t *testing.T) {
 				j := mustOpen(t, config(paced{b, time.Second}))
 				c := newClient(t, j, 1)
 				var puts, under atomic.Int32
-				b.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+				b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 					if op != sim.OpPut || puts.Add(1)%2 == 0 {
 						return sim.Fault{}
 					}
@@ -306,7 +306,7 @@ func TestPutIsOvertaken(t *testing.T) {
 						time.Sleep(30 * time.Second)
 					}
 					return fault
-				}
+				})
 				longest := time.Duration(0)
 				for run := range 4 {
 					began := time.Now()

@@ -199,9 +199,9 @@ func TestScenarioS1LiveSegmentIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		gone := true
-		b.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+		b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 			return sim.Fault{Hide: gone && op == sim.OpGet && key == s.Key.String()}
-		}
+		})
 		if _, err := j.ReadBlock(ctx, row); !errors.Is(err, bucket.ErrNotFound) {
 			t.Fatal(err)
 		}

@@ -204,7 +204,7 @@ func TestRefused(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(w.Context())
 		began := time.Now()
-		to.OnOp = func(sim.Op, string, int) sim.Fault { cancel(); return sim.Fault{Hang: true} }
+		to.OnOp(func(sim.Op, string, int) sim.Fault { cancel(); return sim.Fault{Hang: true} })
 		if _, err := Cell(ctx, w.from, to, w.id.Cell, host, nil); !errors.Is(err, context.Canceled) || time.Since(began) > time.Second {
 			t.Errorf("told to end: %v after %v", err, time.Since(began))
 		}

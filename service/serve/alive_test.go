@@ -38,7 +38,7 @@ func TestAlive(t *testing.T) {
 	}
 	b := sim.New(1)
 	var down atomic.Bool
-	b.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down.Load()} }
+	b.OnOp(func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: down.Load()} })
 	j, err := journal.Open(t.Context(), journal.Config{Create: true, Bucket: b, Cell: id.Cell, Host: [16]byte{1}, LogKey: id.LogKey()})
 	if err != nil {
 		t.Fatal(err)

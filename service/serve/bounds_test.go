@@ -135,14 +135,14 @@ func TestReadsAreFew(t *testing.T) {
 		w.ok(err, "look up")
 		var now, most atomic.Int64
 		gate := make(chan struct{})
-		w.bucket.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+		w.bucket.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 			if _, err := segment.ParseKey(key); op == sim.OpGet && err == nil {
 				most.Store(max(most.Load(), now.Add(1)))
 				<-gate
 				now.Add(-1)
 			}
 			return sim.Fault{}
-		}
+		})
 		var wg sync.WaitGroup
 		for range 3 * maxReads {
 			wg.Go(func() {

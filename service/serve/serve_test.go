@@ -476,12 +476,12 @@ func TestDurableBeforeAnswer(t *testing.T) {
 		w.stop()
 		slow := false
 		w.bucket = w.bucket.Store().Connect(3)
-		w.bucket.OnOp = func(op sim.Op, _ string, _ int) sim.Fault {
+		w.bucket.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
 			if slow && op == sim.OpPut {
 				return sim.Fault{Slow: 3 * time.Second}
 			}
 			return sim.Fault{}
-		}
+		})
 		w.start()
 		sid := c.open()
 		slow = true
@@ -853,7 +853,7 @@ func TestScenarioS9FetchNeverServesDamage(t *testing.T) {
 		w.bucket = w.bucket.Store().Connect(4)
 		var mu sync.Mutex
 		var seen int
-		w.bucket.OnOp = func(op sim.Op, key string, _ int) sim.Fault {
+		w.bucket.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 			mu.Lock()
 			defer mu.Unlock()
 			if op == sim.OpGet && fault != (sim.Fault{}) {
@@ -863,7 +863,7 @@ func TestScenarioS9FetchNeverServesDamage(t *testing.T) {
 				}
 			}
 			return sim.Fault{}
-		}
+		})
 		w.start()
 		check := func(what string) {
 			t.Helper()

@@ -17,12 +17,12 @@ import (
 func (w *world) away(fault sim.Fault) (back func()) {
 	var on atomic.Bool
 	on.Store(true)
-	w.bucket.OnOp = func(sim.Op, string, int) sim.Fault {
+	w.bucket.OnOp(func(sim.Op, string, int) sim.Fault {
 		if on.Load() {
 			return fault
 		}
 		return sim.Fault{}
-	}
+	})
 	return func() { on.Store(false) }
 }
 

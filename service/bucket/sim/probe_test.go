@@ -74,14 +74,14 @@ func TestProbeBearsDamagedReads(t *testing.T) {
 		for _, every := range []int{1, 2, 7} {
 			synctest.Test(t, func(t *testing.T) {
 				b, gets := New(1), 0
-				b.OnOp = func(op Op, _ string, _ int) Fault {
+				b.OnOp(func(op Op, _ string, _ int) Fault {
 					if op == OpGet {
 						if gets++; gets%every == 0 {
 							return f
 						}
 					}
 					return Fault{}
-				}
+				})
 				err := bucket.Probe(t.Context(), b, probePrefix)
 				switch {
 				case every > 1 && err != nil:

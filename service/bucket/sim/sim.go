@@ -108,12 +108,9 @@ type object struct {
 	serial uint64 // of the put, rising
 }
 
-// Bucket is one process's connection to a Store. Set OnOp, Profile and AfterOp before the first call.
+// Bucket is one process's connection to a Store. Set Profile and AfterOp before the first call.
 type Bucket struct {
-	// OnOp, if set, decides alone. attempt counts the calls of (op, key) on this Bucket from 1; the key of
-	// a List is its prefix, that of Now "".
-	OnOp func(op Op, key string, attempt int) Fault
-	// Profile applies if OnOp is nil.
+	// Profile applies if OnOp was given nothing.
 	Profile Profile
 	// AfterOp, if set, is called when a call was applied, or was not, and before it answers. With OnOp, which
 	// is called before, it is a gate: one that does not return until told so pauses a process there. A call
@@ -124,6 +121,7 @@ type Bucket struct {
 	store *Store
 
 	mu       sync.Mutex
+	onOp     func(op Op, key string, attempt int) Fault
 	attempts map[string]int
 	ops      map[Op]int
 	writes   int
@@ -274,6 +272,15 @@ func (s *Store) Clone() *Store {
 	return c
 }
 
+// OnOp makes fn alone say what each call suffers from now on; nil leaves it to Profile. attempt counts the calls of
+// (op, key) on this Bucket from 1; the key of a List is its prefix, that of Now "". fn may be called by several
+// goroutines at once.
+func (b *Bucket) OnOp(fn func(op Op, key string, attempt int) Fault) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.onOp = fn
+}
+
 // begin counts the call, which part tells from others of its op and key, finds its fault and waits out Slow. A dead process gets ErrCrashed; crashed
 // tells that this very call is the last one, to be applied.
 func (b *Bucket) begin(ctx context.Context, op Op, key, part string) (f Fault, attempt int, crashed bool, err error) {
@@ -301,9 +308,10 @@ func (b *Bucket) begin(ctx context.Context, op Op, key, part string) (f Fault, a
 			return f, attempt, false, ErrCrashed
 		}
 	}
+	onOp := b.onOp
 	b.mu.Unlock()
-	if b.OnOp != nil {
-		f = b.OnOp(op, key, attempt)
+	if onOp != nil {
+		f = onOp(op, key, attempt)
 	} else {
 		f = b.Profile.draw(b.seed, op, key, part, attempt)
 	}

@@ -81,7 +81,7 @@ func TestWriteFaults(t *testing.T) {
 					t.Fatal(err)
 				}
 				b = b.Store().Connect(1)
-				b.OnOp = once(op, c.fault)
+				b.OnOp(once(op, c.fault))
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
 				start := time.Now()
@@ -117,7 +117,7 @@ func TestWriteFaults(t *testing.T) {
 
 func TestALateSwapComparesWhenItLands(t *testing.T) {
 	b := sim.New(1)
-	b.OnOp = once(sim.OpSwap, sim.Fault{Err: sim.ErrFault, Late: sim.UntilLand})
+	b.OnOp(once(sim.OpSwap, sim.Fault{Err: sim.ErrFault, Late: sim.UntilLand}))
 	if err := b.Swap(t.Context(), "e", nil, []byte("1")); !errors.Is(err, sim.ErrFault) {
 		t.Fatal(err)
 	}
@@ -141,12 +141,12 @@ func TestReadFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		b.OnOp = func(op sim.Op, _ string, attempt int) sim.Fault {
+		b.OnOp(func(op sim.Op, _ string, attempt int) sim.Fault {
 			if (op == sim.OpGet || op == sim.OpList) && attempt == 1 {
 				return f
 			}
 			return sim.Fault{}
-		}
+		})
 		return b
 	}
 	get := func(b *sim.Bucket) ([]byte, error) { return b.Get(t.Context(), "k", 0, -1) }
@@ -225,7 +225,7 @@ func TestCrashEndsWaiting(t *testing.T) {
 	for _, f := range []sim.Fault{{Slow: time.Hour}, {Hang: true}} {
 		synctest.Test(t, func(t *testing.T) {
 			b := sim.New(1)
-			b.OnOp = func(sim.Op, string, int) sim.Fault { return f }
+			b.OnOp(func(sim.Op, string, int) sim.Fault { return f })
 			start := time.Now()
 			done := make(chan error, 1)
 			go func() { done <- b.Put(context.Background(), "k", nil) }()
@@ -350,10 +350,10 @@ func TestViolations(t *testing.T) {
 	}
 	b = sim.New(1)
 	body := []byte("one")
-	b.OnOp = func(sim.Op, string, int) sim.Fault {
+	b.OnOp(func(sim.Op, string, int) sim.Fault {
 		body[0] = 'O' // in the middle of the Put, as a caller that reuses its buffer too early would
 		return sim.Fault{}
-	}
+	})
 	if err := b.Put(t.Context(), "k", body); err != nil {
 		t.Fatal(err)
 	}
@@ -398,11 +398,11 @@ func TestGates(t *testing.T) {
 			open := make(chan struct{})
 			var seen []string
 			if side == "before" {
-				b.OnOp = func(op sim.Op, key string, attempt int) sim.Fault {
+				b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 					seen = append(seen, fmt.Sprint(op, " ", key, " ", attempt))
 					<-open
 					return sim.Fault{}
-				}
+				})
 			} else {
 				b.AfterOp = func(op sim.Op, key string, attempt int) {
 					seen = append(seen, fmt.Sprint(op, " ", key, " ", attempt))

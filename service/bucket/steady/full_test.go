@@ -18,7 +18,7 @@ func TestFullStore(t *testing.T) {
 		if err := w.sim.Put(t.Context(), "k", body); err != nil {
 			t.Fatal(err)
 		}
-		w.sim.OnOp = always(bucket.OpPut, sim.Fault{Err: failing(bucket.ClassFull)})
+		w.sim.OnOp(always(bucket.OpPut, sim.Fault{Err: failing(bucket.ClassFull)}))
 		for i := range 3600 {
 			if err := w.Put(t.Context(), fmt.Sprint("new/", i), body); bucket.ClassOf(err) != bucket.ClassFull {
 				t.Fatalf("put %d: %v", i, err)
@@ -37,7 +37,7 @@ func TestFullStore(t *testing.T) {
 				t.Fatalf("delete %d: %v", i, err)
 			}
 		}
-		w.sim.OnOp = nil
+		w.sim.OnOp(nil)
 		if err := w.Put(t.Context(), "new", body); err != nil {
 			t.Errorf("with room again: %v", err)
 		}

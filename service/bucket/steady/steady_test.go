@@ -105,7 +105,7 @@ func newWorld(t testing.TB, onOp func(op sim.Op, key string, attempt int) sim.Fa
 		t.Fatal(err)
 	}
 	s = s.Store().Connect(1)
-	s.OnOp = onOp
+	s.OnOp(onOp)
 	w := &world{sim: s, spy: &spy{Bucket: s}, h: requests.New()}
 	w.Bucket = New(w.spy, Config{History: w.h})
 	return w

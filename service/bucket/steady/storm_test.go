@@ -238,7 +238,7 @@ func TestHalfOpen(t *testing.T) {
 			t.Fatal("it is not open")
 		}
 		open := time.Now()
-		w.sim.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: true} }
+		w.sim.OnOp(func(sim.Op, string, int) sim.Fault { return sim.Fault{Hang: true} })
 		w.spy.all = nil
 		w.run(t, 20, 2*time.Minute)
 		for i, s := range w.spy.all {
@@ -266,7 +266,7 @@ func TestLargeProbe(t *testing.T) {
 		w := newWorld(t, func(sim.Op, string, int) sim.Fault { return sim.Fault{Err: sim.ErrFault} })
 		w.Bucket.slack = mostSlack
 		w.run(t, 5, 30*time.Second)
-		w.sim.OnOp = func(op sim.Op, _ string, _ int) sim.Fault { return sim.Fault{Hang: op == bucket.OpPut} }
+		w.sim.OnOp(func(op sim.Op, _ string, _ int) sim.Fault { return sim.Fault{Hang: op == bucket.OpPut} })
 		time.Sleep(lastProbe)
 		var wg sync.WaitGroup
 		wg.Go(func() { w.Put(t.Context(), "large", make([]byte, 16<<20)) })
@@ -287,7 +287,7 @@ func TestProbeGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(sim.Op, string, int) sim.Fault { return sim.Fault{Err: sim.ErrFault} })
 		w.run(t, 5, 30*time.Second)
-		w.sim.OnOp = func(sim.Op, string, int) sim.Fault { return sim.Fault{Slow: time.Second / 2} }
+		w.sim.OnOp(func(sim.Op, string, int) sim.Fault { return sim.Fault{Slow: time.Second / 2} })
 		time.Sleep(lastProbe)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
