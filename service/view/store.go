@@ -48,6 +48,8 @@ type Store struct {
 	closed bool
 	cache  *pebble.Cache
 	db     *pebble.DB
+	// hints is held while rows are committed, and while a hint is compared with its row.
+	hints sync.Mutex
 
 	// absent, unless nil, knows of every block row that was ever committed. Most look-ups of a replay are for
 	// blocks that are not there yet, and this answers them without the database.
@@ -123,9 +125,15 @@ func contradictory(dir, what string) never.Event {
 }
 
 // OpenMem returns an empty store in memory.
-func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view") }
+func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view", unclocked) }
 
-func open(fs vfs.FS, dir string) (s *Store, err error) {
+// unclocked lets a database in memory begin its compactions when something changes alone, and not look ten times a second
+// as well: where time is virtual that takes most of a day's time.
+func unclocked(o *pebble.Options) {
+	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+}
+
+func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err error) {
 	cache := pebble.NewCache(cacheSize)
 	var db *pebble.DB
 	var opened atomic.Bool
@@ -159,6 +167,9 @@ func open(fs vfs.FS, dir string) (s *Store, err error) {
 	for i := range opts.Levels {
 		// Most look-ups during a backup are for blocks that are not there.
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	for _, fn := range set {
+		fn(opts)
 	}
 	if db, err = pebble.Open(dir, opts); err != nil {
 		cache.Unref()
@@ -272,6 +283,8 @@ func (s *Store) Commit(l *Layer) error {
 	if s.closed {
 		return ErrClosed
 	}
+	s.hints.Lock()
+	defer s.hints.Unlock()
 	b := s.db.NewBatchWithSize(l.size + 16*len(l.rows))
 	defer b.Close()
 	for k, v := range l.rows {
@@ -286,6 +299,9 @@ func (s *Store) Commit(l *Layer) error {
 			copy(op.Key, k)
 			copy(op.Value, v)
 			err = op.Finish()
+		}
+		if err == nil {
+			err = hints(k, v, func(h []byte) error { return b.Set(h, nil, nil) })
 		}
 		if err != nil {
 			return fmt.Errorf("write view: %w", err)
