@@ -69,6 +69,10 @@ func (b *Builder) AddRecord(timeMS int64, rec Record) error {
 		if err == nil && uint64(r.Off)+uint64(r.Len) > uint64(len(b.buf)) {
 			err = fmt.Errorf("block %s ends after the last block", r.Name)
 		}
+	case Moved:
+		if err == nil && uint64(r.Off)+uint64(r.Len) > uint64(len(b.buf)) {
+			err = fmt.Errorf("block %s ends after the last block", r.Name)
+		}
 	case Takeover:
 		if err == nil && b.n > 0 {
 			err = fmt.Errorf("not the first record")

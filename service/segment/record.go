@@ -27,6 +27,10 @@ const (
 	TypeFrozen    Type = 8
 	TypeThawed    Type = 9
 	TypeCondemned Type = 10
+	TypeMoved     Type = 11
+	TypeRetired   Type = 12
+	TypeRemoved   Type = 13
+	TypeDamaged   Type = 14
 )
 
 func (t Type) String() string {
@@ -51,12 +55,20 @@ func (t Type) String() string {
 		return "thawed"
 	case TypeCondemned:
 		return "condemned"
+	case TypeMoved:
+		return "moved"
+	case TypeRetired:
+		return "retired"
+	case TypeRemoved:
+		return "removed"
+	case TypeDamaged:
+		return "damaged"
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
 // Record is one fact of the journal: a Takeover, Stored, History, Account, Token, Redeemed, Asked, Frozen,
-// Thawed or Condemned (the structs themselves, not pointers to them).
+// Thawed, Condemned, Moved, Retired, Removed or Damaged (the structs themselves, not pointers to them).
 type Record interface {
 	Type() Type
 	// check refuses what ParseTrailer would refuse, so that nothing unreadable is ever written.
@@ -193,6 +205,34 @@ type Condemned struct {
 	Before int64
 }
 
+// Moved says that a block that was at one place is in this segment from now on: its bytes were copied here, so that
+// the segment where it was can be retired (JOURNAL 19). It is still the block that its session stored.
+type Moved struct {
+	Session holdfast.SessionID // that stored it; vault and group follow from its open record
+	Name    holdfast.Name
+	From    Position // of the segment that held it
+	FromOff uint32   // in that segment
+	Off     uint32   // from the beginning of this segment
+	Len     uint32   // 1 to holdfast.MaxBlock
+}
+
+// Retired says that a segment holds no live block, and that nobody reads it any more. Its objects stay for a grace, and
+// its records for ever: they are in a bundle before anything of it is deleted (JOURNAL 12, 19).
+type Retired struct{ Place Position }
+
+// Removed says that every object of a retired segment was deleted.
+type Removed struct{ Place Position }
+
+// Damaged says that a block's bytes at that place fail their checksum, in every landing of the segment; or, with Whole,
+// that they are what they should be again. Who has the block's content may store it anew.
+type Damaged struct {
+	Session holdfast.SessionID // that stored it; vault and group follow from its open record
+	Name    holdfast.Name
+	Place   Position
+	Off     uint32
+	Whole   bool
+}
+
 // Type returns TypeTakeover.
 func (Takeover) Type() Type { return TypeTakeover }
 
@@ -223,9 +263,21 @@ func (Thawed) Type() Type { return TypeThawed }
 // Type returns TypeCondemned.
 func (Condemned) Type() Type { return TypeCondemned }
 
+// Type returns TypeMoved.
+func (Moved) Type() Type { return TypeMoved }
+
+// Type returns TypeRetired.
+func (Retired) Type() Type { return TypeRetired }
+
+// Type returns TypeRemoved.
+func (Removed) Type() Type { return TypeRemoved }
+
+// Type returns TypeDamaged.
+func (Damaged) Type() Type { return TypeDamaged }
+
 // The smallest encodings, for bounding counts before memory is allocated.
 const (
-	minRecord   = 1 + 1 + 16 + 1 // ms, type, and the shortest fields: an asked record's
+	minRecord   = 1 + 1 + 16 // ms, type, and the shortest fields: a retired record's
 	acceptedLen = 8 + 8 + 32
 )
 
@@ -509,6 +561,80 @@ func readCondemned(r *enc.Reader, sessions []holdfast.SessionID, named int) (Con
 	c.Off = uint32(r.UvarintMax(MaxBody))
 	c.Before = r.I64()
 	return c, named
+}
+
+func (m Moved) check() error {
+	if m.Len == 0 || m.Len > holdfast.MaxBlock {
+		return fmt.Errorf("block %s: %d bytes are not 1 to %d", m.Name, m.Len, holdfast.MaxBlock)
+	}
+	return nil
+}
+
+func (m Moved) append(b []byte, sessions func(holdfast.SessionID) uint64) []byte {
+	b = binary.AppendUvarint(b, sessions(m.Session))
+	b = append(b, m.Name[:]...)
+	for _, v := range []uint64{m.From.Epoch, m.From.Seq, uint64(m.FromOff), uint64(m.Off), uint64(m.Len)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+// readMoved decodes the fields of a moved record; sessions and named are as for readStored.
+func readMoved(r *enc.Reader, sessions []holdfast.SessionID, named int) (Moved, int) {
+	var m Moved
+	if m.Session, named = readSession(r, sessions, named); r.Err() != nil {
+		return m, named
+	}
+	r.Fixed(m.Name[:])
+	m.From = Position{r.Uvarint(), r.Uvarint()}
+	m.FromOff = uint32(r.UvarintMax(MaxBody))
+	m.Off = uint32(r.UvarintMax(MaxBody))
+	m.Len = uint32(r.UvarintMax(holdfast.MaxBlock))
+	return m, named
+}
+
+func (Retired) check() error { return nil }
+
+func (t Retired) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return appendU64(appendU64(b, t.Place.Epoch), t.Place.Seq)
+}
+
+func (Removed) check() error { return nil }
+
+func (t Removed) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return appendU64(appendU64(b, t.Place.Epoch), t.Place.Seq)
+}
+
+func (Damaged) check() error { return nil }
+
+func (d Damaged) append(b []byte, sessions func(holdfast.SessionID) uint64) []byte {
+	b = binary.AppendUvarint(b, sessions(d.Session))
+	b = append(b, d.Name[:]...)
+	for _, v := range []uint64{d.Place.Epoch, d.Place.Seq, uint64(d.Off)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	if d.Whole {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+// readDamaged decodes the fields of a damaged record; sessions and named are as for readStored.
+func readDamaged(r *enc.Reader, sessions []holdfast.SessionID, named int) (Damaged, int) {
+	var d Damaged
+	if d.Session, named = readSession(r, sessions, named); r.Err() != nil {
+		return d, named
+	}
+	r.Fixed(d.Name[:])
+	d.Place = Position{r.Uvarint(), r.Uvarint()}
+	d.Off = uint32(r.UvarintMax(MaxBody))
+	switch v := r.U8(); v {
+	case 0, 1:
+		d.Whole = v == 1
+	default:
+		r.Fail("whole is %d", v)
+	}
+	return d, named
 }
 
 func appendU64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }

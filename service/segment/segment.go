@@ -15,8 +15,8 @@
 //	         prev      32   hash of the trailer of the segment before this one; zeros for the cell's first
 //	         time      i64  journal time of the first record, ms since 1970, not negative
 //	         body      u32  bytes before the trailer; at most 64 MiB
-//	         sessions  uvarint n, n x 16, in the order in which Stored and Condemned records first name
-//	                   them, each named
+//	         sessions  uvarint n, n x 16, in the order in which Stored, Condemned, Moved and Damaged
+//	                   records first name them, each named
 //	         records   uvarint n, at least 1; n x (uvarint ms since the record before it, 0 for the first;
 //	                   type u8; fields)
 //	         length    u32  of the trailer from magic to end, so that it can be found from an object's last
@@ -36,6 +36,11 @@
 //	9 thawed    reason u8, since i64, clock i64, store i64, vlp(by) of up to 500 bytes, vlp(text) of 1 to 500
 //	10 condemned  uvarint index into sessions, name 32, uvarint epoch, uvarint seq, uvarint off, before i64
 //	7 asked     account 16, uvarint names, at least 1
+//	11 moved    uvarint index into sessions, name 32, uvarint from epoch, uvarint from seq, uvarint from off,
+//	            uvarint off, uvarint len
+//	12 retired  epoch u64, seq u64
+//	13 removed  epoch u64, seq u64
+//	14 damaged  uvarint index into sessions, name 32, uvarint epoch, uvarint seq, uvarint off, whole u8 (0 or 1)
 //
 // The journal of a cell is its segments by (epoch, seq). Sequence 0 of every epoch begins with its only
 // takeover record; no other segment has one. The chain is a chain of trailer hashes: a segment's hash is

@@ -65,6 +65,11 @@ func sample(t testing.TB, takeover bool) *Builder {
 	add(1_800_000_000_700, Thawed{Reason: ReasonContradiction, Since: 1_800_000_000_600, By: "Zoë", Text: "found it"})
 	add(1_800_000_000_800, Condemned{session(23), name(44), Position{6, 1 << 40}, 1 << 20, 1_799_000_000_000})
 	add(1_800_000_000_800, Condemned{session(20), name(45), Position{7, 1}, 0, 1_799_000_000_000})
+	add(1_800_000_000_900, Moved{session(24), name(46), Position{6, 1 << 40}, 1 << 20, b.AddBlock(bytes.Repeat([]byte{9}, 300)), 300})
+	add(1_800_000_000_901, Retired{Position{6, 1 << 40}})
+	add(1_800_000_000_902, Removed{Position{5, 0}})
+	add(1_800_000_000_903, Damaged{session(25), name(47), Position{6, 9}, 77, false})
+	add(1_800_000_000_904, Damaged{session(20), name(48), Position{6, 9}, 0, true})
 	return b
 }
 
@@ -155,7 +160,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1000 || len(tr.Records) != 15 {
+	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1300 || len(tr.Records) != 20 {
 		t.Fatalf("%+v", tr)
 	}
 	for _, r := range tr.Records {
@@ -256,6 +261,9 @@ func TestAddRecordRefuses(t *testing.T) {
 		"wrong account name": Account{Name: "\xff"},
 		"long history":       History{Entry: history.Entry{Record: history.Record{Body: make([]byte, holdfast.MaxRecord+1)}}},
 		"asked nothing":      Asked{},
+		"moved nothing":      Moved{},
+		"moved outside":      Moved{Off: 1, Len: 100},
+		"moved too much":     Moved{Len: holdfast.MaxBlock + 1},
 		"no reason":          Frozen{Text: "x"},
 		"reason 4":           Thawed{Reason: 4, Text: "x"},
 		"frozen, no text":    Frozen{Reason: ReasonJump},

@@ -122,6 +122,10 @@ func parseTrailer(raw []byte) (*Trailer, error) {
 			if uint64(rec.Off)+uint64(rec.Len) > uint64(t.BodySize) {
 				return nil, fmt.Errorf("record %d: block %s ends outside the segment", i, rec.Name)
 			}
+		case Moved:
+			if uint64(rec.Off)+uint64(rec.Len) > uint64(t.BodySize) {
+				return nil, fmt.Errorf("record %d: block %s ends outside the segment", i, rec.Name)
+			}
 		case Takeover:
 			if i > 0 {
 				return nil, fmt.Errorf("record %d: a takeover that is not first", i)
@@ -169,6 +173,18 @@ func readRecord(r *enc.Reader, sessions []holdfast.SessionID, named *int) Record
 		return c
 	case TypeAsked:
 		return readAsked(r)
+	case TypeMoved:
+		m, n := readMoved(r, sessions, *named)
+		*named = n
+		return m
+	case TypeRetired:
+		return Retired{Position{r.U64(), r.U64()}}
+	case TypeRemoved:
+		return Removed{Position{r.U64(), r.U64()}}
+	case TypeDamaged:
+		d, n := readDamaged(r, sessions, *named)
+		*named = n
+		return d
 	default:
 		r.Fail("unknown record type %d: written by a newer version?", uint8(typ))
 		return nil

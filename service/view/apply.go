@@ -40,6 +40,14 @@ func Apply(rows Rows, pos segment.Position, timeMS int64, rec segment.Record, lo
 		err = applyThawed(rows, rec)
 	case segment.Condemned:
 		err = applyCondemned(rows, pos, timeMS, rec)
+	case segment.Moved:
+		err = applyMoved(rows, pos, rec)
+	case segment.Retired:
+		err = applyRetired(rows, pos, timeMS, rec)
+	case segment.Removed:
+		err = applyRemoved(rows, timeMS, rec)
+	case segment.Damaged:
+		err = applyDamaged(rows, timeMS, rec)
 	default:
 		panic(fmt.Sprintf("view: no rule for records of type %s", rec.Type()))
 	}
@@ -58,6 +66,29 @@ type End struct {
 	Last   int64    // of its last
 	Blocks uint32   // stored by it
 	Bytes  uint64   // of them
+	// What was moved into it.
+	Moved      uint32
+	MovedBytes uint64
+}
+
+// Add counts what a record of the segment puts into it.
+func (e *End) Add(rec segment.Record) {
+	switch r := rec.(type) {
+	case segment.Stored:
+		e.Blocks++
+		e.Bytes += uint64(r.Len)
+	case segment.Moved:
+		e.Moved++
+		e.MovedBytes += uint64(r.Len)
+	}
+}
+
+// Plus adds what o counts.
+func (e *End) Plus(o End) {
+	e.Blocks += o.Blocks
+	e.Bytes += o.Bytes
+	e.Moved += o.Moved
+	e.MovedBytes += o.MovedBytes
 }
 
 // EndSegment moves the journal's position on to a segment of which all records were applied. The error
@@ -86,10 +117,11 @@ func EndSegment(rows Rows, e End) error {
 	m.segments++
 	m.blocks += uint64(e.Blocks)
 	m.bytes += e.Bytes
+	m.objects += uint64(e.Size)
 	if err := m.put(rows); err != nil {
 		return err
 	}
-	return Segment{e.Key, uint64(e.Size), e.Blocks, e.Bytes}.put(rows)
+	return Segment{Key: e.Key, Size: uint64(e.Size), Blocks: e.Blocks + e.Moved, Bytes: e.Bytes + e.MovedBytes}.put(rows)
 }
 
 // ApplySegment applies a whole segment: every record in order, then its end. k is the key under which the
@@ -100,10 +132,7 @@ func ApplySegment(rows Rows, k segment.Key, size int64, t *segment.Trailer, logK
 		if err := Apply(rows, t.Position, r.Time, r.Record, logKey); err != nil {
 			return fmt.Errorf("segment %s, record %d: %w", t.Position, i, err)
 		}
-		if s, ok := r.Record.(segment.Stored); ok {
-			e.Blocks++
-			e.Bytes += uint64(s.Len)
-		}
+		e.Add(r.Record)
 		e.Last = r.Time
 	}
 	return EndSegment(rows, e)
@@ -174,7 +203,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	if rev.revoked(s.Signer) {
 		return fmt.Errorf("%w: block %s by %.8s", history.ErrRevoked, rec.Name, s.Signer)
 	}
-	var again *Block // that the new one takes the place of: it is suspect, or may be condemned any moment
+	var again *Block // that the new one takes the place of: it is suspect or damaged, or may be condemned any moment
 	if old != nil {
 		b, _, err := loadBlock(rows, k[:])
 		if err != nil {
@@ -184,6 +213,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		if err != nil {
 			return err
 		}
+		bad = bad || b.Damaged
 		if !bad && b.Promised(timeMS) {
 			return fmt.Errorf("block %s: %w", rec.Name, ErrDuplicate)
 		}
@@ -209,7 +239,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			if err != nil {
 				return err
 			}
-			ok = !bad
+			ok = !bad && !b.Damaged
 		}
 		if !ok && len(missing) < MaxMissing {
 			missing = append(missing, link)
@@ -230,6 +260,11 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	if again != nil {
 		if err := putAlternate(rows, s.group, rec.Name, *again); err != nil {
 			return err
+		}
+		if again.Damaged {
+			if err := rows.Delete(damagedKey(s.group, rec.Name)); err != nil {
+				return err
+			}
 		}
 		if b.Count = again.Count; b.Count > 0 {
 			b.Since = 0
@@ -445,7 +480,7 @@ func applyCommit(rows Rows, v Vault, fields []byte) error {
 		if err != nil {
 			return err
 		}
-		ok = !bad
+		ok = !bad && !b.Damaged
 	}
 	if !ok {
 		return &MissingError{[]holdfast.Name{c.Root}}
