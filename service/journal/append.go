@@ -16,13 +16,12 @@ import (
 
 // pending is a segment from its first record to its acknowledgement.
 type pending struct {
-	b      *segment.Builder
-	layer  *view.Layer // what its records changed
-	born   time.Time   // of the first record, by the clock
-	first  int64       // journal time of the first record, ms
-	last   int64       // of the last
-	blocks uint32
-	bytes  uint64 // of the blocks
+	b     *segment.Builder
+	layer *view.Layer // what its records changed
+	born  time.Time   // of the first record, by the clock
+	first int64       // journal time of the first record, ms
+	last  int64       // of the last
+	end   view.End    // what it holds
 
 	// Set by seal.
 	pos           segment.Position
@@ -56,10 +55,9 @@ type Tx struct {
 	j     *Journal // nil when Append is over
 	layer *view.Layer
 	now   int64
-	size  int // of the segment when it began
-	n     int // records
-	count uint32
-	bytes uint64
+	size  int      // of the segment when it began
+	n     int      // records
+	end   view.End // what they put into the segment
 	// opened is the sessions whose open records are in it.
 	opened map[holdfast.SessionID]sessionStart
 }
@@ -108,11 +106,8 @@ func (t *Tx) Stored(sid holdfast.SessionID, name holdfast.Name, kind holdfast.Ki
 	})
 	if err != nil {
 		p.b.Undo(m)
-		return err
 	}
-	t.count++
-	t.bytes += uint64(len(sealed))
-	return nil
+	return err
 }
 
 // Record adds a record other than Stored; a refusal (see view.Apply) leaves the transaction as it was.
@@ -140,6 +135,7 @@ func (t *Tx) Record(rec segment.Record) error {
 		return err
 	}
 	t.n++
+	t.end.Add(rec)
 	return nil
 }
 
@@ -251,8 +247,7 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 			p.born, p.first = time.Now(), tx.now
 		}
 		p.last, j.time = tx.now, tx.now
-		p.blocks += tx.count
-		p.bytes += tx.bytes
+		p.end.Plus(tx.end)
 		maps.Copy(j.open, tx.opened)
 		j.overlay.Add(tx.layer, p.layer)
 	}
@@ -332,10 +327,9 @@ func (j *Journal) seal() {
 	p.pos = j.pos.Next()
 	p.sealed = p.b.Seal(p.pos, j.prev)
 	end := view.NewLayer(j.overlay)
-	err := view.EndSegment(end, view.End{
-		Key: p.sealed.Key(j.cfg.Cell, p.pos, [8]byte{}), Prev: j.prev, Size: int64(len(p.sealed.Body)),
-		First: p.first, Last: p.last, Blocks: p.blocks, Bytes: p.bytes,
-	})
+	p.end.Key, p.end.Prev, p.end.Size = p.sealed.Key(j.cfg.Cell, p.pos, [8]byte{}), j.prev, int64(len(p.sealed.Body))
+	p.end.First, p.end.Last = p.first, p.last
+	err := view.EndSegment(end, p.end)
 	if err != nil {
 		// Only the view's own disk can have failed: what EndSegment refuses is not built here.
 		j.stopLocked(fmt.Errorf("seal segment %s: %w", p.pos, err))

@@ -302,7 +302,7 @@ func (j *Journal) whyFrozen(r segment.Reason, text string) error {
 // deletes reports whether a record ends a delay or frees something.
 func deletes(rec segment.Record) (bool, error) {
 	switch rec := rec.(type) {
-	case segment.Condemned:
+	case segment.Condemned, segment.Moved, segment.Retired, segment.Removed:
 		return true, nil
 	case segment.History:
 		b, err := history.ParseBody(rec.Entry.Record.Body)

@@ -6,7 +6,7 @@ func (j *Journal) Unstored() (blocks int, bytes uint64) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	for _, p := range j.queue {
-		blocks, bytes = blocks+int(p.blocks), bytes+p.bytes
+		blocks, bytes = blocks+int(p.end.Blocks), bytes+p.end.Bytes
 	}
-	return blocks + int(j.cur.blocks), bytes + j.cur.bytes
+	return blocks + int(j.cur.end.Blocks), bytes + j.cur.end.Bytes
 }

@@ -466,7 +466,7 @@ func TestHistoryIsReadInPieces(t *testing.T) {
 // A record type without a rule must not be forgotten: every type that the journal knows is applied here.
 func TestEveryRecordTypeHasARule(t *testing.T) {
 	have := map[segment.Type]bool{}
-	for _, r := range []segment.Record{segment.Takeover{}, segment.Stored{}, segment.History{}, segment.Account{}, segment.Token{}, segment.Redeemed{}, segment.Asked{}, segment.Frozen{}, segment.Thawed{}, segment.Condemned{}} {
+	for _, r := range []segment.Record{segment.Takeover{}, segment.Stored{}, segment.History{}, segment.Account{}, segment.Token{}, segment.Redeemed{}, segment.Asked{}, segment.Frozen{}, segment.Thawed{}, segment.Condemned{}, segment.Moved{}, segment.Retired{}, segment.Removed{}, segment.Damaged{}} {
 		have[r.Type()] = true
 		_ = Apply(NewLayer(nothing{}), segment.Position{}, 0, r, logPub) // must not panic
 	}

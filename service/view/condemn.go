@@ -64,6 +64,11 @@ func applyCondemned(rows Rows, pos segment.Position, timeMS int64, rec segment.C
 	}
 
 	// From here on nothing is refused.
+	if b.Damaged {
+		if err := rows.Delete(damagedKey(s.group, rec.Name)); err != nil {
+			return err
+		}
+	}
 	if err := drop(rows, timeMS, s, blockKey(rowBlock, s.group, rec.Name), blockKey(rowLinks, s.group, rec.Name), nil, b); err != nil {
 		return err
 	}
@@ -101,16 +106,7 @@ func drop(rows Rows, timeMS int64, s Session, at, links [blockKeySize]byte, alte
 		}
 	}
 
-	seg, ok, err := loadSegment(rows, b.Pos)
-	if err == nil && (!ok || seg.Blocks == 0 || seg.Bytes < uint64(b.Len)) {
-		err = fmt.Errorf("segment %s: %w: it has fewer live blocks than are in it", b.Pos, ErrDamaged)
-	}
-	if err != nil {
-		return err
-	}
-	seg.Blocks--
-	seg.Bytes -= uint64(b.Len)
-	if err := seg.put(rows); err != nil {
+	if err := leave(rows, b); err != nil {
 		return err
 	}
 	m, _, err := loadMeta(rows)
@@ -132,6 +128,20 @@ func drop(rows Rows, timeMS int64, s Session, at, links [blockKeySize]byte, alte
 	u.Blocks--
 	var v [usageSize]byte
 	return rows.Put(key(rowUsage, s.Account[:]), u.encode(&v))
+}
+
+// leave takes a block out of the count of its segment.
+func leave(rows Rows, b Block) error {
+	seg, ok, err := loadSegment(rows, b.Pos)
+	if err == nil && (!ok || seg.Blocks == 0 || seg.Bytes < uint64(b.Len)) {
+		err = fmt.Errorf("segment %s: %w: it has fewer live blocks than are in it", b.Pos, ErrDamaged)
+	}
+	if err != nil {
+		return err
+	}
+	seg.Blocks--
+	seg.Bytes -= uint64(b.Len)
+	return seg.put(rows)
 }
 
 // unreference takes one reference from the block of row k; since is for one that has none then.

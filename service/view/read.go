@@ -28,7 +28,7 @@ func (r Reader) Block(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name
 }
 
 // Present returns where a block of a group is, if those who deduplicate or link may rely on it: a suspect
-// block (see the package comment) is not there.
+// or damaged block (see the package comment) is not there.
 func (r Reader) Present(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Name) (Block, bool, error) {
 	b, ok, err := r.Block(v, g, name)
 	if err != nil || !ok {
@@ -37,6 +37,9 @@ func (r Reader) Present(v holdfast.VaultID, g holdfast.GroupID, name holdfast.Na
 	n, _, err := loadGroup(r.rows, v, g)
 	if err != nil {
 		return b, false, err
+	}
+	if b.Damaged {
+		return b, false, nil
 	}
 	rev, err := loadRevocations(r.rows, n)
 	if err != nil || len(rev) == 0 {
@@ -76,8 +79,15 @@ func loadLinks(rows Getter, k []byte) (links []holdfast.Name, err error) {
 	return links, err
 }
 
-// Segment returns the segment at pos.
-func (r Reader) Segment(pos segment.Position) (Segment, bool, error) { return loadSegment(r.rows, pos) }
+// Segment returns the segment at pos, unless it was removed. One that is retired can be read for a while by those who
+// looked up before where a block is.
+func (r Reader) Segment(pos segment.Position) (Segment, bool, error) {
+	s, ok, err := loadSegment(r.rows, pos)
+	if err != nil || ok {
+		return s, ok, err
+	}
+	return loadRetired(r.rows, pos)
+}
 
 // MachineByTLS returns the machine that a connection key is enrolled for.
 func (r Reader) MachineByTLS(key [32]byte) (Machine, bool, error) {
@@ -251,5 +261,5 @@ func (r Reader) Record(id holdfast.RecordID) (holdfast.VaultID, history.Entry, b
 // Stats returns the totals of the cell; all zero before its first segment.
 func (r Reader) Stats() (Stats, error) {
 	m, _, err := loadMeta(r.rows)
-	return Stats{m.pos, m.hash, m.time, m.segments, m.blocks, m.bytes}, err
+	return Stats{m.pos, m.hash, m.time, m.segments, m.blocks, m.bytes, m.retired, m.removed, m.objects}, err
 }

@@ -20,6 +20,7 @@ const (
 	rowSeries      = 'c'
 	rowArchive     = 'C'
 	rowDay         = 'd'
+	rowDamaged     = 'D'
 	rowEpoch       = 'e'
 	rowFreeze      = 'f'
 	rowGroup       = 'g'
@@ -33,6 +34,7 @@ const (
 	rowPolicy      = 'o'
 	rowMachine     = 'p'
 	rowGenesis     = 'q'
+	rowRetired     = 'r'
 	rowReadKey     = 'R'
 	rowSegment     = 's'
 	rowSession     = 'S'
@@ -65,6 +67,14 @@ func flag(b bool) byte {
 func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
+// Local rows are hints that Store.Commit leaves for those who look for what can be freed: a row that says less than it
+// should would hide something, one that says more is found out and removed (see hint.go).
+const (
+	localNonce  = 'n'
+	localUnused = 'z'
+	localSparse = 'y'
+)
+
 // blockKeySize is the size of the keys of blocks and links.
 const blockKeySize = 1 + 4 + 32
 
@@ -76,8 +86,11 @@ func blockKey(first byte, group uint32, name holdfast.Name) (k [blockKeySize]byt
 }
 
 func posKey(pos segment.Position) []byte { return key(rowSegment, u64(pos.Epoch), u64(pos.Seq)) }
+
+func retiredKey(pos segment.Position) []byte { return key(rowRetired, u64(pos.Epoch), u64(pos.Seq)) }
+
 func nonceKey(pos segment.Position) []byte {
-	return key(rowLocal, []byte{'n'}, u64(pos.Epoch), u64(pos.Seq))
+	return key(rowLocal, []byte{localNonce}, u64(pos.Epoch), u64(pos.Seq))
 }
 
 // load reads the row of key and hands it to decode if it is there. A row that does not decode is damage.
@@ -94,7 +107,7 @@ func load(rows Getter, key []byte, decode func(*enc.Reader)) (bool, error) {
 	return true, nil
 }
 
-const blockSize = 8 + 8 + 4 + 4 + 1 + 16 + 8 + 8 + 16 + 8
+const blockSize = 8 + 8 + 4 + 4 + 1 + 16 + 8 + 8 + 16 + 8 + 1
 
 func (b *Block) encode(dst *[blockSize]byte) []byte {
 	be := binary.BigEndian
@@ -108,6 +121,7 @@ func (b *Block) encode(dst *[blockSize]byte) []byte {
 	be.PutUint64(dst[49:], uint64(b.Since))
 	copy(dst[57:73], b.Session[:])
 	be.PutUint64(dst[73:], uint64(b.Stored))
+	dst[81] = flag(b.Damaged)
 	return dst[:]
 }
 
@@ -127,6 +141,7 @@ func loadBlock(rows Getter, k []byte) (b Block, ok bool, err error) {
 	b.Count, b.Since = be.Uint64(raw[41:]), int64(be.Uint64(raw[49:]))
 	copy(b.Session[:], raw[57:73])
 	b.Stored = int64(be.Uint64(raw[73:]))
+	b.Damaged = raw[81] != 0
 	return b, true, nil
 }
 
@@ -136,9 +151,12 @@ type meta struct {
 	pos      segment.Position
 	hash     [32]byte
 	time     int64
-	segments uint64
+	segments uint64 // neither retired nor removed
 	blocks   uint64
 	bytes    uint64
+	retired  uint64 // and not removed
+	removed  uint64
+	objects  uint64 // bytes of all segments that are not removed
 	groups   uint32 // number of the next group
 	epochs   uint32 // closed epochs
 	vaults   uint32
@@ -149,7 +167,7 @@ func (m meta) put(rows Rows) error {
 	b = append(b, u64(m.pos.Epoch)...)
 	b = append(b, u64(m.pos.Seq)...)
 	b = append(b, m.hash[:]...)
-	for _, v := range []uint64{uint64(m.time), m.segments, m.blocks, m.bytes} {
+	for _, v := range []uint64{uint64(m.time), m.segments, m.blocks, m.bytes, m.retired, m.removed, m.objects} {
 		b = append(b, u64(v)...)
 	}
 	return rows.Put([]byte{rowMeta}, append(append(append(b, u32(m.groups)...), u32(m.epochs)...), u32(m.vaults)...))
@@ -166,6 +184,7 @@ func loadMeta(rows Getter) (m meta, ok bool, err error) {
 		r.Fixed(m.hash[:])
 		m.time = r.I64()
 		m.segments, m.blocks, m.bytes = r.U64(), r.U64(), r.U64()
+		m.retired, m.removed, m.objects = r.U64(), r.U64(), r.U64()
 		m.groups, m.epochs, m.vaults = r.U32(), r.U32(), r.U32()
 	})
 	return m, ok, err
@@ -344,7 +363,7 @@ func loadToken(rows Getter, hash [32]byte) (t Token, ok bool, err error) {
 	return t, ok, err
 }
 
-// segmentRow is a Segment without its nonce.
+// put writes a segment that is not retired, and its nonce.
 func (s Segment) put(rows Rows) error {
 	b := append(s.Key.Hash[:], u32(s.Key.Trailer)...)
 	b = append(b, u64(s.Size)...)
@@ -355,15 +374,45 @@ func (s Segment) put(rows Rows) error {
 	return rows.Put(nonceKey(s.Key.Position), s.Key.Nonce[:])
 }
 
+func (s *Segment) decode(r *enc.Reader) {
+	r.Fixed(s.Key.Hash[:])
+	s.Key.Trailer = r.U32()
+	s.Size, s.Blocks, s.Bytes = r.U64(), r.U32(), r.U64()
+}
+
+// putRetired writes a retired segment.
+func (s Segment) putRetired(rows Rows) error {
+	b := append(s.Key.Hash[:], u32(s.Key.Trailer)...)
+	b = append(b, u64(s.Size)...)
+	return rows.Put(retiredKey(s.Key.Position), append(b, u64(uint64(s.Retired))...))
+}
+
+func (s *Segment) decodeRetired(r *enc.Reader) {
+	r.Fixed(s.Key.Hash[:])
+	s.Key.Trailer = r.U32()
+	s.Size, s.Retired = r.U64(), r.I64()
+}
+
+// loadSegment returns a segment that is not retired.
 func loadSegment(rows Getter, pos segment.Position) (s Segment, ok bool, err error) {
-	ok, err = load(rows, posKey(pos), func(r *enc.Reader) {
-		r.Fixed(s.Key.Hash[:])
-		s.Key.Trailer = r.U32()
-		s.Size, s.Blocks, s.Bytes = r.U64(), r.U32(), r.U64()
-	})
+	ok, err = load(rows, posKey(pos), s.decode)
 	if err != nil || !ok {
 		return Segment{}, false, err
 	}
+	return s.found(rows, pos)
+}
+
+// loadRetired returns a segment that is retired and not removed.
+func loadRetired(rows Getter, pos segment.Position) (s Segment, ok bool, err error) {
+	ok, err = load(rows, retiredKey(pos), s.decodeRetired)
+	if err != nil || !ok {
+		return Segment{}, false, err
+	}
+	return s.found(rows, pos)
+}
+
+// found adds to a segment at pos what is not in its row.
+func (s Segment) found(rows Getter, pos segment.Position) (Segment, bool, error) {
 	nonce, err := rows.Get(nonceKey(pos))
 	if err != nil {
 		return Segment{}, false, err

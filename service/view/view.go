@@ -10,7 +10,7 @@
 //	'a' account 16          name
 //	'A' name                account 16
 //	'b' group u32, name 32  epoch u64, seq u64, off u32, len u32, kind u8, sum 16, count u64, since i64, session 16,
-//	                        stored i64
+//	                        stored i64, damaged u8
 //	'B' group u32, name 32, alternate u32   likewise, count and since without meaning: a suspect or unreferenced
 //	                        block that was stored anew; 0, 1, 2, ... in the order in which that happened
 //	'c' vault 32, series 16 number u32, archives u32, jumped u64, confirmed u64, n u8, then n times paths u64,
@@ -19,6 +19,7 @@
 //	                        changed i64 (ns), by machine u8, held u8, slot u32, commit fields
 //	'd' vault 32, signer 32 day u64, bytes u64, blocks u64: what a machine with a daily cap stored on the day, counted
 //	                        from 1970 in UTC, on which it last did; the bytes as billed
+//	'D' group u32, name 32  epoch u64, seq u64, off u32, since i64: a block that is damaged where it is
 //	'e' epoch u64           last seq u64, hash 32: a closed epoch as the journal accepted it
 //	'f' reason u8           since i64, clock i64, store i64, epoch u64, seq u64, text: deleting is frozen in the whole cell
 //	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
@@ -28,11 +29,13 @@
 //	'l' group u32, name 32  links of a block that has some, 32 bytes each
 //	'L' group u32, name 32, alternate u32   links of an alternate that has some
 //	'm'                     version u8, cell 8, epoch u64, seq u64, hash 32, time i64, segments u64, blocks u64,
-//	                        bytes u64, next group u32, closed epochs u32, vaults u32: where the journal stands
+//	                        bytes u64, retired u64, removed u64, objects u64, next group u32, closed epochs u32, vaults u32:
+//	                        where the journal stands
 //	'N' vault 32, number u32   series 16
 //	'o' vault 32, series 16 policy fields
 //	'p' vault 32, signer 32 chain seq u64, chain prev 32, revoked u64, since i64 (ns), enrol fields
 //	'q' vault 32            genesis fields
+//	'r' epoch u64, seq u64  hash 32, trailer u32, size u64, retired i64: a segment that nobody reads any more
 //	'R' vault 32, read key id 32   number u32: every read key that the vault ever had
 //	's' epoch u64, seq u64  hash 32, trailer u32, size u64, live blocks u32, live bytes u64
 //	'S' session 16          vault 32, group 16, group u32, signer 32, account 16, n u64, start i64, cap bytes u64,
@@ -49,6 +52,8 @@
 //	'x' vault 32, series 16, slot u32   record id 32: the archives of a series that are not purged; those slots
 //	                        are used that are below the number of archives
 //	0x00 'n' epoch u64, seq u64   nonce 8
+//	0x00 'y' class u8, epoch u64, seq u64   a hint, without a value: how much of a segment is live
+//	0x00 'z' since i64, group u32, name 32   a hint, without a value: a block has no references
 //
 // Times are journal time in ms since 1970 unless the table says otherwise. Rows that begin with 0x00 are
 // not functions of the journal (a segment's nonce is not in its bytes) and not part of the Digest.
@@ -74,6 +79,17 @@
 // revocation: they may link to the others. Later ones cannot, because their links were looked at when they were
 // stored. So a good archive over bad blocks is mended by the next run. The first block stays where it is,
 // as an alternate, and reading goes to the newest.
+//
+// # Damaged blocks
+//
+// A block whose bytes fail their checksum is not there for those who deduplicate or link, like a suspect one: whoever has
+// its content stores it anew, and it is whole again for every archive that needs it.
+//
+// # Freeing
+//
+// A segment without live blocks is retired, and a while later its objects are deleted (JOURNAL 19). What is live in one
+// that is mostly dead is moved before: each record names the block and the place where it was, and does nothing to one
+// that is not there any more (JOURNAL 18).
 package view
 
 import (
@@ -86,7 +102,7 @@ import (
 )
 
 // Version is the version of the rows; a store of another version is discarded and rebuilt.
-const Version = 3
+const Version = 4
 
 // Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
 // valid until the next change of the rows.
@@ -157,15 +173,20 @@ type Block struct {
 	Since    int64              // ms; when Count became 0; 0 while it is not
 	Session  holdfast.SessionID // that stored it
 	Stored   int64              // ms
+	Damaged  bool               // its bytes fail their checksum
 }
 
 // Segment is what the view knows of one segment.
 type Segment struct {
-	Key    segment.Key
-	Size   uint64 // of the object, bytes
-	Blocks uint32 // live
-	Bytes  uint64 // live
+	Key     segment.Key
+	Size    uint64 // of the object, bytes
+	Blocks  uint32 // live
+	Bytes   uint64 // live
+	Retired int64  // ms; journal time at which it was retired, 0 if it is not
 }
+
+// Body returns how many bytes of blocks there are in it, live or not.
+func (s Segment) Body() uint64 { return s.Size - uint64(s.Key.Trailer) }
 
 // Machine is an enrolled machine.
 type Machine struct {
@@ -249,7 +270,10 @@ type Stats struct {
 	Position segment.Position
 	Hash     [32]byte // of the segment there
 	Time     int64    // ms; journal time
-	Segments uint64
+	Segments uint64   // neither retired nor removed
 	Blocks   uint64
 	Bytes    uint64 // sealed bytes of blocks
+	Retired  uint64 // segments that are retired and not removed
+	Removed  uint64 // segments that are not there any more
+	Objects  uint64 // bytes of all segments that are not removed
 }
