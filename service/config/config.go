@@ -1,0 +1,213 @@
+// Package config reads the operator's settings: the file config.toml in the data directory, which may be absent. It is
+// strict: a key that it does not know, or a value that makes no sense, is an error that names it and its line, so that
+// nobody believes to have set what is not set.
+//
+//	[reclaim]                     frees what nothing needs
+//	every = "1h"                  between two runs; "off" runs it by hand only
+//	share = 75                    percent: a segment of which no more than that is live is cleaned; 0 to 99
+//	deletes_per_hour = 1000       objects, 1 to 100000
+//	copy_per_hour = "16GiB"       bytes that cleaning copies; 64MiB at least
+//
+// Durations are like "90m", "12h" or "7d"; sizes like "64MiB", "5GB" or 1000, bytes.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// FileName is the name of the file in the data directory.
+const FileName = "config.toml"
+
+// maxFile bounds the file, bytes.
+const maxFile = 64 << 10
+
+// Config is all that can be set.
+type Config struct {
+	Reclaim Reclaim `toml:"reclaim"`
+}
+
+// Reclaim sets the job that frees what nothing needs.
+type Reclaim struct {
+	Every          Duration `toml:"every"`
+	Share          int      `toml:"share"`            // percent
+	DeletesPerHour int      `toml:"deletes_per_hour"` // objects
+	CopyPerHour    Size     `toml:"copy_per_hour"`
+}
+
+// Default returns what holds for what the file does not say.
+func Default() Config {
+	return Config{
+		Reclaim: Reclaim{Every: Duration{time.Hour}, Share: 75, DeletesPerHour: 1000, CopyPerHour: 16 << 30},
+	}
+}
+
+// check refuses values that make no sense. Each error begins with the key.
+func (c Config) check() error {
+	r := c.Reclaim
+	return errors.Join(
+		r.Every.between("reclaim.every", time.Minute, 30*24*time.Hour),
+		between("reclaim.share", int64(r.Share), 0, 99),
+		between("reclaim.deletes_per_hour", int64(r.DeletesPerHour), 1, 100_000),
+		r.CopyPerHour.between("reclaim.copy_per_hour", 64<<20, 1<<50),
+	)
+}
+
+// Load reads the file at path; one that is not there is Default. The error says what is wrong, where, and in a
+// sentence that can be shown as it is.
+func Load(path string) (Config, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	c, err := Parse(raw)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse decodes a file over Default.
+func Parse(raw []byte) (Config, error) {
+	if len(raw) > maxFile {
+		return Config{}, fmt.Errorf("it has more than %d bytes", maxFile)
+	}
+	c := Default()
+	err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&c)
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown):
+		var all []error
+		for i, e := range unknown.Errors {
+			if i == maxErrors {
+				break
+			}
+			line, _ := e.Position()
+			all = append(all, fmt.Errorf("line %d: there is no key %s", line, strings.Join(e.Key(), ".")))
+		}
+		return Config{}, errors.Join(all...)
+	case errors.As(err, &wrong):
+		line, column := wrong.Position()
+		key := ""
+		if len(wrong.Key()) > 0 {
+			key = strings.Join(wrong.Key(), ".") + ": "
+		}
+		return Config{}, fmt.Errorf("line %d, column %d: %s%s", line, column, key, strings.TrimPrefix(wrong.Error(), "toml: "))
+	case err != nil:
+		return Config{}, err
+	}
+	return c, c.check()
+}
+
+// maxErrors bounds the unknown keys that are named.
+const maxErrors = 5
+
+// Duration is a length of time in the file. 0 is "off". It is no number, so that none is taken for nanoseconds.
+type Duration struct{ time.Duration }
+
+// UnmarshalText decodes "off", or a number with a unit: s, m, h, d, several of them in descending order.
+func (d *Duration) UnmarshalText(text []byte) error {
+	s := string(text)
+	if s == "off" {
+		d.Duration = 0
+		return nil
+	}
+	var days time.Duration
+	if n, rest, ok := strings.Cut(s, "d"); ok {
+		v, err := strconv.ParseUint(n, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%q is no duration like \"90m\", \"12h\" or \"7d\"", s)
+		}
+		if days = time.Duration(v) * 24 * time.Hour; rest == "" {
+			d.Duration = days
+			return nil
+		}
+		s = rest
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is no duration like \"90m\", \"12h\" or \"7d\"", string(text))
+	}
+	d.Duration = days + v
+	return nil
+}
+
+// between refuses what is outside; "off" is inside.
+func (d Duration) between(key string, least, most time.Duration) error {
+	if v := d.Duration; v != 0 && (v < least || v > most) {
+		return fmt.Errorf("%s: %s is not %s to %s, or \"off\"", key, v, least, most)
+	}
+	return nil
+}
+
+// Size is a number of bytes in the file.
+type Size uint64
+
+// units of a Size, longer names first.
+var units = []struct {
+	name string
+	n    uint64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"PiB", 1 << 50},
+	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"PB", 1e15}, {"B", 1},
+}
+
+// UnmarshalText decodes a number with a unit, or without one.
+func (s *Size) UnmarshalText(text []byte) error {
+	t, n := strings.TrimSpace(string(text)), uint64(1)
+	for _, u := range units {
+		if number, ok := strings.CutSuffix(t, u.name); ok {
+			t, n = strings.TrimSpace(number), u.n
+			break
+		}
+	}
+	v, err := strconv.ParseUint(t, 10, 64)
+	if err != nil || v > math.MaxUint64/n {
+		return fmt.Errorf("%q is no size like \"64MiB\" or \"5GB\"", text)
+	}
+	*s = Size(v * n)
+	return nil
+}
+
+// String returns s in the largest unit that it is a multiple of.
+func (s Size) String() string {
+	for i := 4; i >= 0; i-- {
+		if n := Size(units[i].n); s > 0 && s%n == 0 {
+			return fmt.Sprintf("%d%s", s/n, units[i].name)
+		}
+	}
+	return fmt.Sprintf("%dB", uint64(s))
+}
+
+func (s Size) between(key string, least, most Size) error {
+	if s < least || s > most {
+		return fmt.Errorf("%s: %s is not %s to %s", key, s, least, most)
+	}
+	return nil
+}
+
+func between(key string, v, least, most int64) error {
+	if v < least || v > most {
+		return fmt.Errorf("%s: %d is not %d to %d", key, v, least, most)
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParse(t *testing.T) {
+	c, err := Parse([]byte("[reclaim]\nevery = \"1d12h\"\nshare = 60\ncopy_per_hour = \"5GB\"\n"))
+	want := Default()
+	want.Reclaim.Every, want.Reclaim.Share, want.Reclaim.CopyPerHour = Duration{36 * time.Hour}, 60, 5e9
+	if err != nil || c != want {
+		t.Fatalf("%+v, %v, want %+v", c, err, want)
+	}
+	if c, err := Parse(nil); err != nil || c != Default() {
+		t.Fatalf("an empty file is %+v, %v", c, err)
+	}
+	if c, err := Parse([]byte("[reclaim]\nevery = \"off\"\ncopy_per_hour = 100000000")); err != nil || c.Reclaim.Every.Duration != 0 || c.Reclaim.CopyPerHour != 100_000_000 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if err := Default().check(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"[reclaim]\nshare = 75\nshares = 4\n":        "line 3: there is no key reclaim.shares",
+		"\n[recalim]\nshare = 75\n":                  "line 2: there is no key recalim",
+		"[reclaim]\nevery = \"soon\"\n":              "line 2, column 9: reclaim.every: ",
+		"[reclaim]\nevery = \"-1h\"\n":               `"-1h" is no duration`,
+		"[reclaim]\nevery = 3\n":                     `"3" is no duration`,
+		"[reclaim]\nevery = \"1s\"\n":                `reclaim.every: 1s is not 1m0s to 720h0m0s, or "off"`,
+		"[reclaim]\nshare = 100\n":                   "reclaim.share: 100 is not 0 to 99",
+		"[reclaim]\nshare = \"75\"\n":                "line 2, column 9: ",
+		"[reclaim]\ndeletes_per_hour = 0\n":          "reclaim.deletes_per_hour: 0 is not 1 to 100000",
+		"[reclaim]\ncopy_per_hour = \"1MiB\"\n":      "reclaim.copy_per_hour: 1MiB is not 64MiB to 1PiB",
+		"[reclaim]\ncopy_per_hour = \"lots\"\n":      `"lots" is no size`,
+		"[reclaim]\ncopy_per_hour = \"99999999PiB\"": "is no size",
+		"[reclaim\n":               "line 1, column ",
+		strings.Repeat("#", 1<<17): "more than 65536 bytes",
+	} {
+		if c, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) || c == Default() {
+			t.Errorf("%.60q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	if c, err := Load(path); err != nil || c != Default() {
+		t.Fatalf("a file that is not there is %+v, %v", c, err)
+	}
+	os.WriteFile(path, []byte("nonsense = 1\n"), 0o600)
+	if _, err := Load(path); err == nil || err.Error() != path+": line 1: there is no key nonsense" {
+		t.Fatal(err)
+	}
+}
