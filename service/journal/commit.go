@@ -272,7 +272,7 @@ func (j *Journal) confirm(ctx context.Context, patience time.Duration) (err erro
 // that it was replaced (JOURNAL 5) or that the bucket is away, and compares the clocks (JOURNAL 14).
 func (j *Journal) watch() {
 	defer j.work.Done()
-	tick := time.NewTicker(j.cfg.watch)
+	tick := time.NewTicker(j.cfg.Watch)
 	defer tick.Stop()
 	for {
 		select {

@@ -27,7 +27,7 @@ type days struct {
 
 func (d *days) config(b *sim.Bucket) Config {
 	cfg := config(b)
-	cfg.watch, cfg.clock = seldom, func() time.Time { return time.Now().Add(d.ahead) }
+	cfg.Watch, cfg.clock = seldom, func() time.Time { return time.Now().Add(d.ahead) }
 	return cfg
 }
 

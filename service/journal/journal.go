@@ -61,7 +61,10 @@ type Config struct {
 	// Store, if set, is used as the view instead of opening Dir. Close closes it.
 	Store *view.Store
 
-	watch time.Duration    // between two looks at epoch object and clocks; 0 is watchEvery
+	// Watch is the time between two looks at the epoch object and the clocks; 0 is 30 s. More is for where time is
+	// simulated and many days pass.
+	Watch time.Duration
+
 	clock func() time.Time // what the journal's time follows; nil is time.Now. A test in which many days pass sets it: the view's timers are slow
 }
 
@@ -166,8 +169,8 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}),
 		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1), missing: map[segment.Position]*absence{},
 	}
-	if j.cfg.watch == 0 {
-		j.cfg.watch = watchEvery
+	if j.cfg.Watch == 0 {
+		j.cfg.Watch = watchEvery
 	}
 	if j.cfg.clock == nil {
 		j.cfg.clock = time.Now
