@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"time"
 
 	"holdfast"
@@ -82,7 +83,8 @@ func TestScenarioR1CursedRequests(t *testing.T) {
 }
 
 func cursedDay(t *testing.T, seed uint64, p sim.Profile, rounds int, longest time.Duration) {
-	calm := false // for the enrolment
+	cryptotest.SetGlobalRandom(t, seed) // keys and nonces, and with them what is cursed
+	calm := false                       // for the enrolment
 	with := func(b *sim.Bucket) bucket.Bucket {
 		if calm {
 			return steady.New(b, steady.Config{})
