@@ -57,10 +57,12 @@ func (w *world) try(rec segment.Record) error {
 			w.end.First = w.now
 		}
 		w.end.Last = w.now
-		if s, ok := rec.(segment.Stored); ok {
-			w.end.Blocks++
-			w.end.Bytes += uint64(s.Len)
-			w.off += s.Len
+		w.end.Add(rec)
+		switch r := rec.(type) {
+		case segment.Stored:
+			w.off += r.Len
+		case segment.Moved:
+			w.off += r.Len
 		}
 	}
 	return err
