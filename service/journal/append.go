@@ -22,6 +22,8 @@ type pending struct {
 	first int64       // journal time of the first record, ms
 	last  int64       // of the last
 	end   view.End    // what it holds
+	lent  bool        // it takes the place that was lent to whoever made it
+	sums  [][16]byte  // checksums of the blocks that were moved into it, in the order of their records
 
 	// Set by seal.
 	pos           segment.Position
@@ -225,6 +227,16 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 		return nil, err
 	}
 	defer j.mu.Unlock()
+	if err := j.add(fn); err != nil {
+		return nil, err
+	}
+	t := j.ticket()
+	j.maybeSeal()
+	return t, nil
+}
+
+// add is Append with mu held and room in cur.
+func (j *Journal) add(fn func(tx *Tx) error) error {
 	p := j.cur
 	// Journal time never runs backwards, whatever the clock does (JOURNAL 14).
 	tx := &Tx{j: j, layer: view.NewLayer(j.overlay), now: max(j.time, j.now()), size: p.b.Size()}
@@ -239,7 +251,7 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 		if errors.Is(err, view.ErrDamaged) { // nobody changes a row meanwhile
 			impossible(view.Damaged(err))
 		}
-		return nil, err
+		return err
 	}
 	kept = true
 	if tx.n > 0 {
@@ -251,9 +263,7 @@ func (j *Journal) Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, e
 		maps.Copy(j.open, tx.opened)
 		j.overlay.Add(tx.layer, p.layer)
 	}
-	t := j.ticket()
-	j.maybeSeal()
-	return t, nil
+	return nil
 }
 
 // lockForAppend returns with mu held when there is room in cur.
@@ -265,7 +275,7 @@ func (j *Journal) lockForAppend(ctx context.Context) error {
 		case err != nil:
 		case j.closing:
 			err = fmt.Errorf("%w: %w", ErrStopped, ErrClosed)
-		case !j.cur.full():
+		case !j.cur.full() && !j.reserved:
 			return nil
 		}
 		j.mu.Unlock()
@@ -300,7 +310,11 @@ func (j *Journal) tick() {
 // maybeSeal seals cur if it is time for that and not too much is pending (the next acknowledgement asks
 // again), or else sets the timer. mu is held.
 func (j *Journal) maybeSeal() {
-	if j.err != nil || j.cur.b.Records() == 0 || j.held >= maxPending {
+	most := maxPending
+	if j.borrowing && !j.closing {
+		most-- // the next place is for who waits to borrow it
+	}
+	if j.err != nil || j.cur.b.Records() == 0 || j.held >= most {
 		return
 	}
 	now := time.Now()
@@ -308,7 +322,7 @@ func (j *Journal) maybeSeal() {
 	if flush := j.lastFlush.Add(flushEvery); j.wanted && flush.Before(due) {
 		due = flush
 	}
-	if !j.cur.full() && now.Before(due) && !j.closing {
+	if !j.cur.full() && !j.reserved && now.Before(due) && !j.closing {
 		j.timer.Reset(due.Sub(now))
 		return
 	}
@@ -341,11 +355,18 @@ func (j *Journal) seal() {
 		p.beforeDurable, p.beforeAcked = j.queue[n-1].durable, j.queue[n-1].acked
 	}
 	j.queue = append(j.queue, p)
-	j.held++
+	if !p.lent {
+		j.held++
+	}
 	j.pos, j.prev = p.pos, p.sealed.Hash
 	j.cur = j.newPending()
-	close(j.room)
-	j.room = make(chan struct{})
+	j.makeRoom()
 	j.work.Add(1)
 	go j.commit(p)
+}
+
+// makeRoom wakes those who wait for room in cur. mu is held.
+func (j *Journal) makeRoom() {
+	close(j.room)
+	j.room = make(chan struct{})
 }

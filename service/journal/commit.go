@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast"
 	"holdfast/internal/never"
 	"holdfast/service/bucket"
 	"holdfast/service/segment"
@@ -99,8 +100,10 @@ func (j *Journal) commit(p *pending) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	p.sealed.Body = nil
-	j.free = append(j.free, p.b)
-	j.held--
+	if len(j.free)+j.held <= maxPending { // and no more than one in cur
+		j.free = append(j.free, p.b)
+	}
+	j.giveBack()
 	p.b, p.beforeDurable, p.beforeAcked = nil, nil, nil
 	j.maybeSeal()
 }
@@ -213,9 +216,22 @@ func intact(p *pending, key segment.Key) error {
 	body := p.sealed.Body[:len(p.sealed.Body)-int(p.sealed.TrailerLen)]
 	t, err := key.Parse(p.sealed.Body[len(body):], int64(len(p.sealed.Body)))
 	if err == nil {
+		moved := 0
 		for _, r := range t.Records {
-			if b, ok := r.Record.(segment.Stored); ok && segment.SumOf(body[b.Off:][:b.Len]) != b.Sum {
-				err = fmt.Errorf("block %s at %d has another checksum", b.Name, b.Off)
+			var name holdfast.Name
+			var at, n uint32
+			var sum [16]byte
+			switch b := r.Record.(type) {
+			case segment.Stored:
+				name, at, n, sum = b.Name, b.Off, b.Len, b.Sum
+			case segment.Moved: // its checksum is in the record that stored it
+				name, at, n, sum = b.Name, b.Off, b.Len, p.sums[moved]
+				moved++
+			default:
+				continue
+			}
+			if segment.SumOf(body[at:][:n]) != sum {
+				err = fmt.Errorf("block %s at %d has another checksum", name, at)
 				break
 			}
 		}

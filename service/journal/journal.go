@@ -131,9 +131,13 @@ type Journal struct {
 	lastFlush time.Time // last seal that somebody waited for
 	timer     *time.Timer
 	room      chan struct{} // closed when cur was replaced
+	reserved  bool          // the next segment is one that appendAlone makes: nothing else is added to cur
 	free      []*segment.Builder
-	held      int   // sealed segments in memory: queue, and those acknowledged of which calls still read
-	err       error // why it stopped; wraps ErrStopped
+	held      int           // sealed segments in memory: queue, and those acknowledged of which calls still read; and the place that is lent
+	lent      bool          // a place is, see Borrow
+	borrowing bool          // somebody waits for one
+	returned  chan struct{} // closed when held has become less
+	err       error         // why it stopped; wraps ErrStopped
 	clocks    clocks
 	missing   map[segment.Position]*absence // what the bucket said it does not have
 	ended     []Ended
@@ -166,7 +170,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	began := time.Now()
 	j := &Journal{
 		cfg: cfg, log: cfg.Log, logPub: cfg.LogKey.Public().(ed25519.PublicKey),
-		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}),
+		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}), returned: make(chan struct{}),
 		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1), missing: map[segment.Position]*absence{},
 	}
 	if j.cfg.Watch == 0 {

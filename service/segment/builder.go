@@ -3,6 +3,7 @@ package segment
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"holdfast"
 )
@@ -56,6 +57,19 @@ func (b *Builder) AddBlock(sealed []byte) (off uint32) {
 	off = uint32(len(b.buf))
 	b.buf = append(b.buf, sealed...)
 	return off
+}
+
+// Space adds n bytes of zeros and returns them, to be filled with blocks until the next call that adds any; record them with
+// their offsets from off on. It panics as AddBlock does. What no record names is dead from the beginning.
+func (b *Builder) Space(n int) (space []byte, off uint32) {
+	b.open()
+	at := len(b.buf)
+	if n < 0 || at+n > MaxBody {
+		panic(fmt.Sprintf("segment: %d bytes do not fit after %d", n, at))
+	}
+	b.buf = slices.Grow(b.buf, n)[:at+n]
+	clear(b.buf[at:])
+	return b.buf[at:], uint32(at)
 }
 
 // AddRecord appends a record made at the journal time timeMS (ms since 1970). It refuses what could not
