@@ -3,7 +3,6 @@ package view
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	iofs "io/fs"
@@ -48,6 +47,11 @@ type Store struct {
 	closed bool
 	cache  *pebble.Cache
 	db     *pebble.DB
+	fs     vfs.FS
+	opts   *pebble.Options // as db has them
+
+	snapMu sync.Mutex
+	snaps  map[*Snapshot]struct{} // open ones
 	// hints is held while rows are committed, and while a hint is compared with its row.
 	hints sync.Mutex
 
@@ -171,6 +175,7 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 	for _, fn := range set {
 		fn(opts)
 	}
+	opts.EnsureDefaults()
 	if db, err = pebble.Open(dir, opts); err != nil {
 		cache.Unref()
 		// An error of the operating system (no permission, no space, locked by another process) says nothing
@@ -181,8 +186,14 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 		}
 		return nil, fmt.Errorf("open view %s: %w: %w", dir, ErrDamaged, err)
 	}
-	s = &Store{dir: dir, opened: &opened, cache: cache, db: db}
-	if _, _, err := loadMeta(s); err != nil {
+	s = &Store{dir: dir, opened: &opened, cache: cache, db: db, fs: fs, opts: opts}
+	_, _, err = loadMeta(s)
+	if left := fs.PathJoin(dir, incoming); err == nil { // of a checkpoint that was being taken in
+		if _, no := fs.Stat(left); no == nil {
+			err = fs.RemoveAll(left)
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open view %s: %w", dir, err), s.Close())
 	}
 	opened.Store(true)
@@ -226,6 +237,9 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil
+	}
+	for p := range s.snaps {
+		p.release()
 	}
 	s.closed = true
 	err := s.db.Close()
@@ -377,8 +391,13 @@ func (s *Store) Digest(ctx context.Context) ([32]byte, segment.Position, error) 
 	if s.closed {
 		return [32]byte{}, segment.Position{}, ErrClosed
 	}
+	return s.digest(ctx, s.db)
+}
+
+// digest is Digest of the rows that db shows. mu is held.
+func (s *Store) digest(ctx context.Context, db pebble.Reader) ([32]byte, segment.Position, error) {
 	// An iterator sees the rows of one moment, whatever is committed meanwhile.
-	it, err := s.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{rowLocal + 1}})
+	it, err := db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{rowLocal + 1}})
 	if err != nil {
 		return [32]byte{}, segment.Position{}, fmt.Errorf("digest view: %w", err)
 	}
@@ -387,10 +406,7 @@ func (s *Store) Digest(ctx context.Context) ([32]byte, segment.Position, error) 
 	buf := make([]byte, 0, 64<<10)
 	for ok, n := it.First(), 0; ok && err == nil; ok, n = it.Next(), n+1 {
 		k, v := it.Key(), it.Value()
-		buf = binary.BigEndian.AppendUint32(buf, uint32(len(k)))
-		buf = append(buf, k...)
-		buf = binary.BigEndian.AppendUint32(buf, uint32(len(v)))
-		buf = append(buf, v...)
+		buf = appendRow(buf, k, v)
 		if len(k) == 1 && k[0] == rowMeta {
 			var m meta
 			m, _, err = loadMeta(oneRow(slices.Clone(v)))
