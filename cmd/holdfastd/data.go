@@ -26,7 +26,7 @@ import (
 	"holdfast/service/requests"
 )
 
-// The files of a data directory, beside identity.FileName, requests.FileName, never.FileName, room.BallastName,
+// The files of a data directory, beside identity.FileName, requests.FileName, never.FileName, room.BallastName, room.HistoryName,
 // notice.FileName and admin.SocketName.
 const (
 	hostFile = "host" // 32 hex digits: which data directory may claim the cell again by itself

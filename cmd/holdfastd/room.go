@@ -27,14 +27,15 @@ func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {
 	if err != nil {
 		// What cannot be measured is no reason to be down.
 		log.Warn("how much room there is cannot be found out", "error", err)
-		return room.New(log, disks...), nil
+		return watch(log, d.dir, disks), nil
 	}
 	var have int64
 	parts := []room.Part{
 		{What: "the record of stops", Size: never.FileSize}, {What: "the history of requests", Size: requests.FileSize},
 		{What: "the ballast", Size: ballast}, {What: "the view, at least", Size: view.Reserve},
+		{What: "how full the disks were", Size: room.HistorySize},
 	}
-	for i, name := range []string{never.FileName, requests.FileName, room.BallastName, viewDir} {
+	for i, name := range []string{never.FileName, requests.FileName, room.BallastName, viewDir, room.HistoryName} {
 		n, err := onDisk(filepath.Join(d.dir, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("look at data directory: %w", err)
@@ -51,7 +52,14 @@ func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {
 	if _, err := room.MakeBallast(d.dir); err != nil {
 		log.Warn("there is no ballast in the data directory", "error", err)
 	}
-	return room.New(log, disks...), nil
+	return watch(log, d.dir, disks), nil
+}
+
+// watch returns what watches disks and remembers in dir how full they were.
+func watch(log *slog.Logger, dir string, disks []room.Disk) *room.Watch {
+	w := room.New(log, disks...)
+	w.Remember(dir)
+	return w
 }
 
 // closed says what the service takes no more: nothing at all if it is told to be read-only, and otherwise what there is

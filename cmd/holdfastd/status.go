@@ -48,6 +48,11 @@ func statusCommand() *cobra.Command {
 						_, err = fmt.Fprintf(out, "room      %s\n", f.Fill)
 					}
 				}
+				for _, f := range st.Forecasts {
+					if err == nil {
+						_, err = fmt.Fprintf(out, "FULL SOON %s\n", f.Text(time.Now()))
+					}
+				}
 				if err == nil && st.ReadOnly != "" {
 					_, err = fmt.Fprintf(out, "READ-ONLY %s\n", st.ReadOnly)
 				}

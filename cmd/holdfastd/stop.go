@@ -138,7 +138,7 @@ func (r *reasons) strangers(dir string) error {
 	}
 	ours := map[string]bool{
 		identity.FileName: true, requests.FileName: true, never.FileName: true, room.BallastName: true, notice.FileName: true, admin.SocketName: true,
-		hostFile: true, lockFile: true, viewDir: true,
+		room.HistoryName: true, hostFile: true, lockFile: true, viewDir: true,
 	}
 	const most = 20
 	for _, e := range es {

@@ -75,6 +75,8 @@ type Status struct {
 	Trouble *Trouble `json:"trouble,omitempty"`
 	// Room says how full the disks are.
 	Room []Fill `json:"room"`
+	// Forecasts says which of them will be full within days, the soonest first.
+	Forecasts []room.Forecast `json:"forecasts"`
 	// ReadOnly says what the service takes no more, and why; empty if it takes everything.
 	ReadOnly string `json:"read_only,omitempty"`
 	// Frozen says why nothing is deleted at the moment; empty if it is.
@@ -352,7 +354,7 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 		Outside: info.Quarantine.Count, OutsideBytes: info.Quarantine.Bytes,
 		Frozen: freezes(s.Journal.Freezes()), SingleOwner: info.SingleOwner,
 	}
-	st.ReadOnly, st.Room = s.readOnly(), []Fill{}
+	st.ReadOnly, st.Room, st.Forecasts = s.readOnly(), []Fill{}, s.Room.Forecasts()
 	for _, f := range s.Room.Fills() {
 		st.Room = append(st.Room, Fill{f, f.Percent()})
 	}

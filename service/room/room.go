@@ -11,6 +11,8 @@
 // Reading, deleting, and what frees space go on at every level, in the room that is left. A level ends two percent below
 // where it begins, so that a disk at its border does not have the service change its mind every few seconds.
 //
+// From how full they were in the last days it says when they will be full, days ahead: forecast.go.
+//
 // The package also keeps a ballast in the data directory: a file of no use, whose removal gives an operator room to
 // work in.
 package room
@@ -114,10 +116,19 @@ type Watch struct {
 	worst   Fill      // at the last look
 	all     []Fill
 	unasked map[Disk]bool // could not be asked at the last look, which was logged
+
+	series []*series // how much room there was of each of all; maxSeries at most
+	path   string    // of the file that keeps them; "" for none
+	saved  time.Time // when it was written or read
 }
 
 // New returns a Watch that has looked once.
 func New(log *slog.Logger, disks ...Disk) *Watch { return newWatch(log, Disk.Fills, disks) }
+
+// Simulated is New with disks that are as full as fills says, for tests.
+func Simulated(log *slog.Logger, fills func(Disk) ([]Fill, error), disks ...Disk) *Watch {
+	return newWatch(log, fills, disks)
+}
 
 func newWatch(log *slog.Logger, fills func(Disk) ([]Fill, error), disks []Disk) *Watch {
 	w := &Watch{disks: disks, log: log, fills: fills, unasked: map[Disk]bool{}}
@@ -125,7 +136,7 @@ func newWatch(log *slog.Logger, fills func(Disk) ([]Fill, error), disks []Disk) 
 	return w
 }
 
-// Run looks every few seconds until ctx ends.
+// Run looks every few seconds until ctx ends, and then writes what Remember keeps.
 func (w *Watch) Run(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -134,6 +145,9 @@ func (w *Watch) Run(ctx context.Context) {
 		case <-tick.C:
 			w.Look()
 		case <-ctx.Done():
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.save()
 			return
 		}
 	}
@@ -160,6 +174,7 @@ func (w *Watch) Look() {
 		all = append(all, fills...)
 	}
 	w.all, w.worst = all, Fill{}
+	w.note()
 	level := Free
 	for _, f := range all {
 		level = max(level, next(w.level, f))
