@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/service/bucket"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 )
@@ -31,6 +33,8 @@ type Report struct {
 
 const (
 	maxProblems = 100
+	// livePage is how many segments are read from a view at a time.
+	livePage = 1000
 	// checkRead is how much Check reads of a segment at a time, bytes, give or take a block.
 	checkRead = 4 << 20
 )
@@ -54,7 +58,8 @@ func Rebuild(ctx context.Context, cfg Config) (Report, error) {
 }
 
 // Check compares the view in cfg.Dir with one rebuilt from the bucket beside it (JOURNAL 13), and reads
-// everything: each trailer, and each block against its checksum, those after the view's position included.
+// everything that is live: each trailer and bundle, and each block against its checksum, those after the view's position
+// included.
 // It claims nothing and writes nothing but a temporary view beside cfg.Dir. No Journal may be open on
 // cfg.Dir. progress, unless nil, is called now and then.
 //
@@ -79,11 +84,12 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 	if cell != cfg.Cell {
 		return r, fmt.Errorf("the view in %s is that of cell %s, not of %s; make it anew with holdfastd rebuild", cfg.Dir, cell, cfg.Cell)
 	}
-	c, err := findChain(ctx, cfg, math.MaxUint64, func(c *chain) error {
-		if c.index(pos, hash) < 0 {
-			return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, pos)
+	c, err := findChain(ctx, cfg, math.MaxUint64, func(ctx context.Context, c *chain) error {
+		ok, err := c.has(ctx, cfg, pos, hash)
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, pos)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return r, fmt.Errorf("read journal: %w", err)
@@ -101,11 +107,10 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, err
 	}
 	defer shadow.Close()
-	n := c.index(pos, hash) + 1
-	if r.Records, err = replay(ctx, cfg, shadow, c.segments[:n]); err != nil {
+	if r.Records, err = replay(ctx, cfg, shadow, c.between(segment.Position{}, pos)); err != nil {
 		return r, fmt.Errorf("replay journal: %w", err)
 	}
-	r.Segments = n
+	r.Segments = c.count(pos)
 	want, _, err := shadow.Digest(ctx)
 	if err != nil {
 		return r, err
@@ -117,16 +122,33 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		problem(fmt.Errorf("the view is not what the bucket says at %s; rebuild it", pos))
 	}
 
-	// Every byte.
-	var done, total int64
-	for _, f := range c.segments {
-		total += f.size
+	// What is live at the end of the journal, which may be later.
+	end, _ := c.position()
+	if _, err := replay(ctx, cfg, shadow, c.between(pos, end)); err != nil {
+		return r, fmt.Errorf("replay journal: %w", err)
 	}
-	err = eachTrailer(ctx, cfg.Bucket, c.segments, func(f found, t *segment.Trailer) error {
-		blocks, bytes, err := checkBlocks(ctx, cfg, f, t, problem)
+
+	// Every byte of it. What is retired may be gone (JOURNAL 19).
+	for _, b := range c.bundles {
+		if _, err := readBundle(ctx, cfg.Bucket, b); errors.Is(err, ErrDamaged) || errors.Is(err, bucket.ErrNotFound) {
+			problem(err)
+		} else if err != nil {
+			return r, err
+		}
+	}
+	var done, total int64
+	err = eachLive(shadow, func(s view.Segment) error {
+		total += int64(s.Size)
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	err = eachLive(shadow, func(s view.Segment) error {
+		blocks, bytes, err := checkSegment(ctx, cfg, c, shadow, s, problem)
 		r.Blocks += blocks
 		r.Bytes += bytes
-		if done += f.size; progress != nil {
+		if done += int64(s.Size); progress != nil {
 			progress(done, total)
 		}
 		return err
@@ -141,12 +163,59 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 	return r, nil
 }
 
-// checkBlocks verifies the checksum of every block of a segment, a few MiB at a time.
-func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error)) (blocks int, bytes int64, err error) {
+// eachLive calls fn for every segment of a view that is neither retired nor removed, in the order of the journal.
+func eachLive(store *view.Store, fn func(view.Segment) error) error {
+	for after := (segment.Position{}); ; {
+		page, err := store.Segments(after, livePage)
+		if err != nil {
+			return err
+		}
+		for _, s := range page {
+			if err := fn(s); err != nil {
+				return err
+			}
+			after = s.Key.Position
+		}
+		if len(page) == 0 {
+			return nil
+		}
+	}
+}
+
+// checkSegment verifies a segment that is live: its trailer, and every block in it. live is the view at the end of c.
+func checkSegment(ctx context.Context, cfg Config, c *chain, live *view.Store, s view.Segment, problem func(error)) (blocks int, bytes int64, err error) {
+	i := c.find(s.Key.Position)
+	if i < 0 || c.listed[i].key.Hash != s.Key.Hash {
+		problem(fmt.Errorf("segment %s, which is live, is not in the bucket", s.Key.Position))
+		return 0, 0, nil
+	}
+	f, t, err := fetchTrailer(ctx, cfg.Bucket, c.listed[i])
+	if errors.Is(err, ErrDamaged) || errors.Is(err, bucket.ErrNotFound) {
+		problem(err)
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return checkBlocks(ctx, cfg, f, t, view.NewReader(live), problem)
+}
+
+// checkBlocks verifies the checksum of every block of a segment, a few MiB at a time. Of one that was moved there it is
+// known to the view, unless it is dead.
+func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, live view.Reader, problem func(error)) (blocks int, bytes int64, err error) {
 	var list []segment.Stored
 	for _, r := range t.Records {
-		if s, ok := r.Record.(segment.Stored); ok {
-			list = append(list, s)
+		switch r := r.Record.(type) {
+		case segment.Stored:
+			list = append(list, r)
+		case segment.Moved:
+			b, ok, err := liveAt(live, r.Session, r.Name, t.Position, r.Off)
+			if err != nil {
+				return 0, 0, err
+			}
+			if ok {
+				list = append(list, segment.Stored{Name: r.Name, Off: r.Off, Len: r.Len, Sum: b.Sum})
+			}
 		}
 	}
 	slices.SortFunc(list, func(a, b segment.Stored) int { return int(int64(a.Off) - int64(b.Off)) })

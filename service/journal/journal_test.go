@@ -421,11 +421,11 @@ func TestRebuildCoversEveryRecordType(t *testing.T) {
 		j = mustOpen(t, config(b))
 		defer mustClose(t, j)
 		have := map[string]bool{}
-		c2, err := findChain(context.Background(), config(b), 1<<63, func(*chain) error { return nil })
+		c2, err := findChain(context.Background(), config(b), 1<<63, anyChain)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := eachTrailer(context.Background(), b, c2.segments, func(f found, tr *segment.Trailer) error {
+		if err := c2.all().trailers(context.Background(), config(b), func(f found, tr *segment.Trailer) error {
 			for _, r := range tr.Records {
 				have[r.Record.Type().String()] = true
 				if h, ok := r.Record.(segment.History); ok {

@@ -57,8 +57,13 @@ func quarantine(l listing, table []segment.Accepted, limit uint64) (q Quarantine
 		}
 		q.add(Outside{f.key.String(), f.size, why, true})
 	}
+	for _, b := range l.bundles {
+		if b.key.Last.Epoch < limit && !fits(b, table) {
+			q.add(Outside{b.key.String(), b.size, "it is a bundle of what no takeover accepted", false})
+		}
+	}
 	for _, o := range l.strays {
-		q.add(Outside{o.Key, o.Size, "it is not named like a segment", false})
+		q.add(Outside{o.Key, o.Size, "it is not named like a segment or a bundle", false})
 	}
 	q.Count += l.moreStrays
 	return q
@@ -112,9 +117,10 @@ func (j *Journal) Sweep(ctx context.Context) (swept Quarantine, err error) {
 	return swept, nil
 }
 
-// listing is what a list of the log shows.
+// listing is what a list of the log and of the bundles shows.
 type listing struct {
 	segments   []found         // every landing of every segment, in order
-	strays     []bucket.Object // not named like a segment of the cell, at most maxOutside
+	bundles    []foundBundle   // in order
+	strays     []bucket.Object // named like neither, at most maxOutside
 	moreStrays int
 }

@@ -2,14 +2,11 @@ package journal
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
-	"slices"
 	"time"
 
 	"holdfast/service/bucket"
@@ -102,201 +99,21 @@ func (j *Journal) claimCell(ctx context.Context) error {
 	})
 }
 
-// found is a segment as the bucket lists it.
-type found struct {
-	key  segment.Key
-	size int64
-}
-
-// chain is the journal as it can be known from the bucket.
-type chain struct {
-	segments []found            // in order, one landing each
-	table    []segment.Accepted // how each epoch in it ends
-	time     int64              // journal time of the last segment, ms
-	outside  Quarantine         // what was listed and is not in it
-}
-
-// position returns the last segment's place and hash; zero if there is none.
-func (c *chain) position() (segment.Position, [32]byte) {
-	if len(c.segments) == 0 {
-		return segment.Position{}, [32]byte{}
-	}
-	k := c.segments[len(c.segments)-1].key
-	return k.Position, k.Hash
-}
-
-// index returns the place of a segment in c, or -1.
-func (c *chain) index(pos segment.Position, hash [32]byte) int {
-	i, ok := slices.BinarySearchFunc(c.segments, pos, func(f found, p segment.Position) int { return f.key.Position.Compare(p) })
-	if !ok || c.segments[i].key.Hash != hash {
-		return -1
-	}
-	return i
-}
-
-// list returns every landing of every segment that the bucket lists, in order, and what else is there.
-//
-// The end is listed twice, and what either list shows counts. A store must list what was stored before
-// (JOURNAL 9); one that forgets a fresh object once does no harm here.
-func list(ctx context.Context, cfg Config) (listing, error) {
-	var l listing
-	strays := map[string]bool{}
-	from := func(after string) error {
-		return persist(ctx, getPatience, listTimeout, func(ctx context.Context) error {
-			return bucket.ListAll(ctx, cfg.Bucket, segment.LogPrefix(cfg.Cell), after, func(o bucket.Object) error {
-				k, err := segment.ParseKey(o.Key)
-				switch {
-				case err == nil && k.Cell == cfg.Cell:
-					l.segments = append(l.segments, found{k, o.Size})
-				case strays[o.Key]:
-				case len(strays) == maxOutside:
-					l.moreStrays++
-				default:
-					strays[o.Key] = true
-					l.strays = append(l.strays, o)
-				}
-				return nil
-			})
-		})
-	}
-	if err := from(""); err != nil {
-		return l, err
-	}
-	after := ""
-	if n := len(l.segments); n > tail {
-		after = l.segments[n-tail].key.String()
-	}
-	if err := from(after); err != nil {
-		return l, err
-	}
-	slices.SortFunc(l.segments, func(a, b found) int {
-		return cmp.Or(a.key.Position.Compare(b.key.Position), bytes.Compare(a.key.Nonce[:], b.key.Nonce[:]),
-			bytes.Compare(a.key.Hash[:], b.key.Hash[:]), cmp.Compare(a.key.Trailer, b.key.Trailer))
-	})
-	l.segments = slices.Compact(l.segments)
-	return l, nil
-}
-
-// findChain says what the journal is, from a list that began after the claim (JOURNAL 4), or for a reader
-// that claims nothing. Only epochs below limit count.
-//
-// The newest epoch of which the takeover record is there decides: it says how all earlier epochs end, and
-// nothing that lists later changes that (JOURNAL 2). Of itself it contributes its segments up to the first
-// that is missing: none after that can have been acknowledged (JOURNAL 3).
-//
-// The error wraps ErrContradiction if the list lacks what a takeover record accepts or what the caller
-// knows to be acknowledged (known, JOURNAL 9), or has two contents for one place.
-func findChain(ctx context.Context, cfg Config, limit uint64, known func(*chain) error) (*chain, error) {
-	var c *chain
-	err := persist(ctx, listPatience, chainTimeout, func(ctx context.Context) error {
-		l, err := list(ctx, cfg)
-		if err != nil {
-			return err
-		}
-		all := l.segments
-		if n := len(all); n > 0 && all[n-1].key.Position.Epoch >= limit {
-			return final{fmt.Errorf("%w: there are segments of epoch %d, which nobody claimed", ErrContradiction, all[n-1].key.Position.Epoch)}
-		}
-		c, err = newChain(ctx, cfg, all)
-		if err == nil {
-			c.outside = quarantine(l, c.table, math.MaxUint64)
-			err = known(c)
-		}
-		// A list may lag behind; what should be there is looked for again for a while.
-		return err
-	})
-	return c, err
-}
-
-func newChain(ctx context.Context, cfg Config, all []found) (*chain, error) {
-	c := &chain{}
-	// at maps each place to its landings in all.
-	type span struct{ from, to int }
-	at := map[segment.Position]span{}
-	top := -1 // landing of the newest takeover record
-	for i, f := range all {
-		s, ok := at[f.key.Position]
-		if !ok {
-			s.from = i
-		}
-		s.to = i + 1
-		at[f.key.Position] = s
-		if f.key.Position.Seq == 0 && (top < 0 || f.key.Position.Epoch > all[top].key.Position.Epoch) {
-			top = i
-		}
-	}
-	// take appends the segment at pos, if it is there.
-	take := func(pos segment.Position) (bool, error) {
-		s, ok := at[pos]
-		if !ok {
-			return false, nil
-		}
-		for _, f := range all[s.from:s.to] {
-			// Landings under other nonces have the same bytes (JOURNAL 6), hence the same hash. One of another size
-			// is damaged, like one with other bytes.
-			if f.key.Hash != all[s.from].key.Hash {
-				return false, final{fmt.Errorf("%w: segment %s is there with two contents", ErrContradiction, pos)}
-			}
-		}
-		c.segments = append(c.segments, all[s.from])
-		return true, nil
-	}
-	if top < 0 {
-		return c, nil
-	}
-	_, t, err := fetchTrailer(ctx, cfg.Bucket, all[top])
-	if err != nil {
-		return nil, err
-	}
-	c.table = slices.Clone(t.Records[0].Record.(segment.Takeover).Table)
-	for _, a := range c.table {
-		for pos := (segment.Position{Epoch: a.Epoch}); pos.Seq <= a.LastSeq; pos = pos.Next() {
-			if ok, err := take(pos); err != nil {
-				return nil, err
-			} else if !ok {
-				return nil, fmt.Errorf("%w: segment %s is not listed", ErrContradiction, pos)
-			}
-		}
-		if _, hash := c.position(); hash != a.Hash {
-			return nil, fmt.Errorf("%w: segment %d/%d is not the one that epoch %d accepted", ErrContradiction, a.Epoch, a.LastSeq, t.Position.Epoch)
-		}
-	}
-	for pos := t.Position; ; pos = pos.Next() {
-		if ok, err := take(pos); err != nil {
-			return nil, err
-		} else if !ok {
-			break
-		}
-	}
-	pos, hash := c.position()
-	c.table = append(c.table, segment.Accepted{Epoch: pos.Epoch, LastSeq: pos.Seq, Hash: hash})
-
-	// Read the end of it: what we are about to accept must be whole and linked.
-	for i := max(0, len(c.segments)-tail); i < len(c.segments); i++ {
-		f, t, err := fetchTrailer(ctx, cfg.Bucket, c.segments[i])
-		if err != nil {
-			return nil, err
-		}
-		c.segments[i] = f
-		if i > 0 && t.Prev != c.segments[i-1].key.Hash {
-			return nil, final{fmt.Errorf("%w: segment %s does not continue %s", ErrContradiction, t.Position, c.segments[i-1].key.Position)}
-		}
-		c.time = t.Records[len(t.Records)-1].Time
-	}
-	return c, nil
-}
-
 // findChain is findChain after our claim. What the view holds was acknowledged: it must be there.
 func (j *Journal) findChain(ctx context.Context) (*chain, error) {
 	cell, pos, hash, err := j.store.Position()
 	if err != nil {
 		return nil, err
 	}
-	c, err := findChain(ctx, j.cfg, j.claim.Epoch, func(c *chain) error {
-		if hash != [32]byte{} && cell == j.cfg.Cell && c.index(pos, hash) < 0 {
-			return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, pos)
+	c, err := findChain(ctx, j.cfg, j.claim.Epoch, func(ctx context.Context, c *chain) error {
+		if hash != [32]byte{} && cell == j.cfg.Cell {
+			if ok, err := c.has(ctx, j.cfg, pos, hash); err != nil {
+				return err
+			} else if !ok {
+				return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, pos)
+			}
 		}
-		if len(c.segments) == 0 && !j.cfg.Create {
+		if len(c.table) == 0 && !j.cfg.Create {
 			return ErrNoJournal // it was begun with a takeover record, which no bucket may lose
 		}
 		return nil
@@ -354,21 +171,28 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 		return err
 	}
 	// The view is used only if it lies on the accepted chain (JOURNAL 10).
-	from := c.index(pos, hash) + 1
-	if hash == [32]byte{} || cell != j.cfg.Cell || fresh {
-		from = 0
-	}
-	if from == 0 && hash != [32]byte{} {
-		if err := j.store.Clear(); err != nil {
+	use := hash != [32]byte{} && cell == j.cfg.Cell && !fresh
+	if use {
+		if use, err = c.has(ctx, j.cfg, pos, hash); err != nil {
 			return err
 		}
 	}
-	j.info.Rebuilt = from == 0 && len(c.segments) > 0
-	n, err := replay(ctx, j.cfg, j.store, c.segments[from:])
+	if !use {
+		if hash != [32]byte{} {
+			if err := j.store.Clear(); err != nil {
+				return err
+			}
+		}
+		pos = segment.Position{}
+	}
+	end, _ := c.position()
+	todo := c.between(pos, end)
+	j.info.Rebuilt = !use && todo.count() > 0
+	n, err := replay(ctx, j.cfg, j.store, todo)
 	if err != nil {
 		return err
 	}
-	j.info.Replayed, j.info.Records = len(c.segments)-from, n
+	j.info.Replayed, j.info.Records = todo.count(), n
 	if fresh {
 		if j.foundDigest, j.foundPos, err = j.store.Digest(ctx); err != nil {
 			return err
@@ -381,27 +205,23 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 	return j.store.Commit(l)
 }
 
-// replay applies segments to the store, in order (JOURNAL 11), from their trailers alone (JOURNAL 12). It returns how
+// replay applies a part of the chain to the store, in order (JOURNAL 11), from their trailers alone (JOURNAL 12). It returns how
 // many records they had.
-func replay(ctx context.Context, cfg Config, store *view.Store, segments []found) (records int, err error) {
+func replay(ctx context.Context, cfg Config, store *view.Store, s span) (records int, err error) {
 	if _, pos, _, err := store.Position(); err != nil {
 		return 0, err
 	} else if pos == (segment.Position{}) { // from nothing
-		var n int64
-		for _, f := range segments {
-			n += int64(f.key.Trailer) / smallRecord
-		}
-		store.Expect(n)
+		store.Expect(s.size() / smallRecord)
 		defer store.Expect(0)
 	}
-	l, done := view.NewLayer(store), 0
-	err = eachTrailer(ctx, cfg.Bucket, segments, func(f found, t *segment.Trailer) error {
+	l, done, all := view.NewLayer(store), 0, s.count()
+	err = s.trailers(ctx, cfg, func(f found, t *segment.Trailer) error {
 		if err := view.ApplySegment(l, f.key, f.size, t, logKey(cfg)); err != nil {
 			return err
 		}
 		records += len(t.Records)
 		if done++; cfg.Progress != nil {
-			cfg.Progress(done, len(segments))
+			cfg.Progress(done, all)
 		}
 		if l.Size() < batchRows {
 			return nil
@@ -415,9 +235,9 @@ func replay(ctx context.Context, cfg Config, store *view.Store, segments []found
 	return records, store.Commit(l)
 }
 
-// eachTrailer calls fn with the trailer of each segment, in order, and the landing that it came from, while the next
+// trailers calls fn with the trailer of each segment of s, in order, and the landing that it belongs to, while the next
 // ones are fetched and decoded.
-func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func(found, *segment.Trailer) error) error {
+func (s span) trailers(ctx context.Context, cfg Config, fn func(found, *segment.Trailer) error) error {
 	type result struct {
 		f   found
 		t   *segment.Trailer
@@ -427,17 +247,31 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 	queue := make(chan chan result, ahead)
 	go func() {
 		defer close(queue)
-		for _, f := range segments {
+		err := s.each(ctx, cfg, func(r raw) error {
 			c := make(chan result, 1)
 			select {
 			case queue <- c:
 			case <-ctx.Done():
-				return
+				return ctx.Err()
 			}
 			go func() {
-				f, t, err := fetchTrailer(ctx, b, f)
+				if r.trailer != nil {
+					t, err := r.key.Parse(r.trailer, r.size)
+					c <- result{r.found, t, err}
+					return
+				}
+				f, t, err := fetchTrailer(ctx, cfg.Bucket, r.found)
 				c <- result{f, t, err}
 			}()
+			return nil
+		})
+		if err != nil {
+			c := make(chan result, 1)
+			c <- result{err: err}
+			select {
+			case queue <- c:
+			case <-ctx.Done():
+			}
 		}
 	}()
 	// Whatever happens, wait for all of them.
@@ -447,11 +281,7 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 			<-c
 		}
 	}()
-	for range segments {
-		c, ok := <-queue
-		if !ok {
-			return ctx.Err()
-		}
+	for c := range queue {
 		r := <-c
 		if r.err != nil {
 			return r.err
@@ -460,7 +290,7 @@ func eachTrailer(ctx context.Context, b bucket.Bucket, segments []found, fn func
 			return err
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 // fetchTrailer reads a segment's trailer and verifies it against its key. If this landing of it is damaged or gone,
