@@ -88,7 +88,7 @@ func (j *Journal) wakeBorrowers() {
 // appendAlone is Append into a segment of its own: b, to which blocks were added before, and which is sealed at once. What
 // was appended before is sealed first; nothing else is appended meanwhile. The segment takes the place that l holds. If
 // fn adds nothing, b is not used, and the loan goes on.
-func (j *Journal) appendAlone(ctx context.Context, l *loan, b *segment.Builder, sums func() [][16]byte, fn func(tx *Tx) error) (*Ticket, error) {
+func (j *Journal) appendAlone(ctx context.Context, l *loan, b *segment.Builder, fn func(tx *Tx) error) (*Ticket, error) {
 	if err := j.lockAlone(ctx); err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (j *Journal) appendAlone(ctx context.Context, l *loan, b *segment.Builder, 
 		j.makeRoom()
 		return j.ticket(), err
 	}
-	p.lent, p.sums = true, sums()
+	p.lent = true
 	l.over, j.lent = true, false
 	j.free = append(j.free, empty.b)
 	j.seal()

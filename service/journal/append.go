@@ -23,7 +23,6 @@ type pending struct {
 	last  int64       // of the last
 	end   view.End    // what it holds
 	lent  bool        // it takes the place that was lent to whoever made it
-	sums  [][16]byte  // checksums of the blocks that were moved into it, in the order of their records
 
 	// Set by seal.
 	pos           segment.Position

@@ -216,7 +216,6 @@ func intact(p *pending, key segment.Key) error {
 	body := p.sealed.Body[:len(p.sealed.Body)-int(p.sealed.TrailerLen)]
 	t, err := key.Parse(p.sealed.Body[len(body):], int64(len(p.sealed.Body)))
 	if err == nil {
-		moved := 0
 		for _, r := range t.Records {
 			var name holdfast.Name
 			var at, n uint32
@@ -224,9 +223,8 @@ func intact(p *pending, key segment.Key) error {
 			switch b := r.Record.(type) {
 			case segment.Stored:
 				name, at, n, sum = b.Name, b.Off, b.Len, b.Sum
-			case segment.Moved: // its checksum is in the record that stored it
-				name, at, n, sum = b.Name, b.Off, b.Len, p.sums[moved]
-				moved++
+			case segment.Moved:
+				name, at, n, sum = b.Name, b.Off, b.Len, b.Sum
 			default:
 				continue
 			}

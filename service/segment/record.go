@@ -214,6 +214,7 @@ type Moved struct {
 	FromOff uint32   // in that segment
 	Off     uint32   // from the beginning of this segment
 	Len     uint32   // 1 to holdfast.MaxBlock
+	Sum     [16]byte // SumOf the sealed bytes, as in its Stored record
 }
 
 // Retired says that a segment holds no live block, and that nobody reads it any more. Its objects stay for a grace, and
@@ -576,7 +577,7 @@ func (m Moved) append(b []byte, sessions func(holdfast.SessionID) uint64) []byte
 	for _, v := range []uint64{m.From.Epoch, m.From.Seq, uint64(m.FromOff), uint64(m.Off), uint64(m.Len)} {
 		b = binary.AppendUvarint(b, v)
 	}
-	return b
+	return append(b, m.Sum[:]...)
 }
 
 // readMoved decodes the fields of a moved record; sessions and named are as for readStored.
@@ -590,6 +591,7 @@ func readMoved(r *enc.Reader, sessions []holdfast.SessionID, named int) (Moved, 
 	m.FromOff = uint32(r.UvarintMax(MaxBody))
 	m.Off = uint32(r.UvarintMax(MaxBody))
 	m.Len = uint32(r.UvarintMax(holdfast.MaxBlock))
+	r.Fixed(m.Sum[:])
 	return m, named
 }
 

@@ -37,7 +37,7 @@
 //	10 condemned  uvarint index into sessions, name 32, uvarint epoch, uvarint seq, uvarint off, before i64
 //	7 asked     account 16, uvarint names, at least 1
 //	11 moved    uvarint index into sessions, name 32, uvarint from epoch, uvarint from seq, uvarint from off,
-//	            uvarint off, uvarint len
+//	            uvarint off, uvarint len, sum 16
 //	12 retired  epoch u64, seq u64
 //	13 removed  epoch u64, seq u64
 //	14 damaged  uvarint index into sessions, name 32, uvarint epoch, uvarint seq, uvarint off, whole u8 (0 or 1)

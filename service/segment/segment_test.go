@@ -65,7 +65,7 @@ func sample(t testing.TB, takeover bool) *Builder {
 	add(1_800_000_000_700, Thawed{Reason: ReasonContradiction, Since: 1_800_000_000_600, By: "Zoë", Text: "found it"})
 	add(1_800_000_000_800, Condemned{session(23), name(44), Position{6, 1 << 40}, 1 << 20, 1_799_000_000_000})
 	add(1_800_000_000_800, Condemned{session(20), name(45), Position{7, 1}, 0, 1_799_000_000_000})
-	add(1_800_000_000_900, Moved{session(24), name(46), Position{6, 1 << 40}, 1 << 20, b.AddBlock(bytes.Repeat([]byte{9}, 300)), 300})
+	add(1_800_000_000_900, Moved{session(24), name(46), Position{6, 1 << 40}, 1 << 20, b.AddBlock(bytes.Repeat([]byte{9}, 300)), 300, half(13)})
 	add(1_800_000_000_901, Retired{Position{6, 1 << 40}})
 	add(1_800_000_000_902, Removed{Position{5, 0}})
 	add(1_800_000_000_903, Damaged{session(25), name(47), Position{6, 9}, 77, false})

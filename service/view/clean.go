@@ -40,7 +40,7 @@ func applyMoved(rows Rows, pos segment.Position, rec segment.Moved) error {
 		return fmt.Errorf("%w: %s", ErrNoSession, rec.Session)
 	}
 	here := func(b Block) bool {
-		return b.Session == rec.Session && b.Pos == rec.From && b.Off == rec.FromOff && b.Len == rec.Len && b.Pos != pos
+		return b.Session == rec.Session && b.Pos == rec.From && b.Off == rec.FromOff && b.Len == rec.Len && b.Sum == rec.Sum && b.Pos != pos
 	}
 	main := blockKey(rowBlock, s.group, rec.Name)
 	k := main[:]

@@ -33,7 +33,7 @@ func (w *world) stats() Stats {
 // moved is the record that copies a block, from where it is, into the segment that is being filled.
 func (w *world) moved(c *viewtest.Customer, n holdfast.Name) segment.Moved {
 	b := w.block(c, n)
-	return segment.Moved{Session: b.Session, Name: n, From: b.Pos, FromOff: b.Off, Off: w.off, Len: b.Len}
+	return segment.Moved{Session: b.Session, Name: n, From: b.Pos, FromOff: b.Off, Off: w.off, Len: b.Len, Sum: b.Sum}
 }
 
 // A segment's life after its blocks: what lives is moved, then it is retired, then, when the grace is over, removed; and
@@ -62,6 +62,9 @@ func TestSegmentIsFreed(t *testing.T) {
 	w.refuse(wrong, ErrMoved)
 	wrong = w.moved(c, live.Name)
 	wrong.Len--
+	w.refuse(wrong, ErrMoved)
+	wrong = w.moved(c, live.Name)
+	wrong.Sum[0]++
 	w.refuse(wrong, ErrMoved)
 	first := w.moved(c, live.Name)
 	w.must(first)
@@ -198,7 +201,7 @@ func TestDamagedBlock(t *testing.T) {
 	w.seal()
 	// The old place is an alternate, which is moved as well.
 	alt, _, _ := NewReader(w.rows).Alternate(c.Vault, c.Group, leaf.Name, 0)
-	w.must(segment.Moved{Session: alt.Session, Name: leaf.Name, From: alt.Pos, FromOff: alt.Off, Off: w.off, Len: alt.Len})
+	w.must(segment.Moved{Session: alt.Session, Name: leaf.Name, From: alt.Pos, FromOff: alt.Off, Off: w.off, Len: alt.Len, Sum: alt.Sum})
 	if now, ok, _ := NewReader(w.rows).Alternate(c.Vault, c.Group, leaf.Name, 0); !ok || now.Pos != w.pos || now.Damaged {
 		t.Errorf("alternate moved: %+v", now)
 	}
