@@ -20,11 +20,13 @@ import (
 type Report struct {
 	Position segment.Position
 	Digest   [32]byte
-	Segments int
-	Records  int
-	Blocks   int   // whose checksum was verified
-	Bytes    int64 // of them
-	Duration time.Duration
+	// Checkpoint is where the checkpoint stands that Recover began with; zero if there was none.
+	Checkpoint segment.Position
+	Segments   int
+	Records    int
+	Blocks     int   // whose checksum was verified
+	Bytes      int64 // of them
+	Duration   time.Duration
 	// Quarantine is what was listed and is not part of the journal. That is no problem.
 	Quarantine Quarantine
 	// Problems says what is wrong, at most maxProblems of them.
@@ -46,12 +48,23 @@ func logKey(cfg Config) ed25519.PublicKey { return cfg.LogKey.Public().(ed25519.
 // knows to be acknowledged must be in the bucket. It reports what was there before that takeover record,
 // so that the digest is that of the view before.
 func Rebuild(ctx context.Context, cfg Config) (Report, error) {
+	return rebuild(ctx, cfg, true)
+}
+
+// Recover is Rebuild for a view that is not there, with the newest checkpoint if one is of use; only the segments after it
+// are replayed, and counted in the report.
+func Recover(ctx context.Context, cfg Config) (Report, error) {
+	cfg.report = true
+	return rebuild(ctx, cfg, false)
+}
+
+func rebuild(ctx context.Context, cfg Config, fresh bool) (Report, error) {
 	began := time.Now()
-	j, err := open(ctx, cfg, true)
+	j, err := open(ctx, cfg, fresh)
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Segments: j.info.Replayed, Records: j.info.Records, Digest: j.foundDigest, Position: j.foundPos}
+	r := Report{Checkpoint: j.info.Checkpoint, Segments: j.info.Replayed, Records: j.info.Records, Digest: j.foundDigest, Position: j.foundPos}
 	err = j.Close(ctx)
 	r.Duration = time.Since(began)
 	return r, err
@@ -145,7 +158,7 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, err
 	}
 	err = eachLive(shadow, func(s view.Segment) error {
-		blocks, bytes, err := checkSegment(ctx, cfg, c, shadow, s, problem)
+		blocks, bytes, err := checkSegment(ctx, cfg, c, s, problem)
 		r.Blocks += blocks
 		r.Bytes += bytes
 		if done += int64(s.Size); progress != nil {
@@ -182,8 +195,8 @@ func eachLive(store *view.Store, fn func(view.Segment) error) error {
 	}
 }
 
-// checkSegment verifies a segment that is live: its trailer, and every block in it. live is the view at the end of c.
-func checkSegment(ctx context.Context, cfg Config, c *chain, live *view.Store, s view.Segment, problem func(error)) (blocks int, bytes int64, err error) {
+// checkSegment verifies a segment that is live: its trailer, and every block in it.
+func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, problem func(error)) (blocks int, bytes int64, err error) {
 	i := c.find(s.Key.Position)
 	if i < 0 || c.listed[i].key.Hash != s.Key.Hash {
 		problem(fmt.Errorf("segment %s, which is live, is not in the bucket", s.Key.Position))
@@ -197,25 +210,18 @@ func checkSegment(ctx context.Context, cfg Config, c *chain, live *view.Store, s
 	if err != nil {
 		return 0, 0, err
 	}
-	return checkBlocks(ctx, cfg, f, t, view.NewReader(live), problem)
+	return checkBlocks(ctx, cfg, f, t, problem)
 }
 
-// checkBlocks verifies the checksum of every block of a segment, a few MiB at a time. Of one that was moved there it is
-// known to the view, unless it is dead.
-func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, live view.Reader, problem func(error)) (blocks int, bytes int64, err error) {
+// checkBlocks verifies the checksum of every block of a segment, a few MiB at a time.
+func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error)) (blocks int, bytes int64, err error) {
 	var list []segment.Stored
 	for _, r := range t.Records {
 		switch r := r.Record.(type) {
 		case segment.Stored:
 			list = append(list, r)
 		case segment.Moved:
-			b, ok, err := liveAt(live, r.Session, r.Name, t.Position, r.Off)
-			if err != nil {
-				return 0, 0, err
-			}
-			if ok {
-				list = append(list, segment.Stored{Name: r.Name, Off: r.Off, Len: r.Len, Sum: b.Sum})
-			}
+			list = append(list, segment.Stored{Name: r.Name, Off: r.Off, Len: r.Len, Sum: r.Sum})
 		}
 	}
 	slices.SortFunc(list, func(a, b segment.Stored) int { return int(int64(a.Off) - int64(b.Off)) })
