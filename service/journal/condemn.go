@@ -39,14 +39,21 @@ type Candidate struct {
 // those are, once they are durable. What has references, moved, or may have been promised to a session is
 // left alone. The error wraps view.ErrFrozen while deleting is frozen.
 func (j *Journal) Condemn(ctx context.Context, all []Candidate) (n int, err error) {
+	n, _, err = j.condemn(ctx, all)
+	return n, err
+}
+
+// condemn is Condemn; size is the bytes of what it condemned.
+func (j *Journal) condemn(ctx context.Context, all []Candidate) (n int, size uint64, err error) {
 	if err := j.MayDelete(ctx); err != nil {
-		return 0, fmt.Errorf("condemn: %w", err)
+		return 0, 0, fmt.Errorf("condemn: %w", err)
 	}
 	var last *Ticket
 	for len(all) > 0 {
 		var did int
+		var bytes uint64
 		t, err := j.Append(ctx, func(tx *Tx) error {
-			did = 0
+			did, bytes = 0, 0
 			for len(all) > 0 && tx.layer.Size() < maxCondemn {
 				ok, err := tx.condemn(all[0])
 				if err != nil {
@@ -54,25 +61,26 @@ func (j *Journal) Condemn(ctx context.Context, all []Candidate) (n int, err erro
 				}
 				if ok {
 					did++
+					bytes += uint64(all[0].Block.Len)
 				}
 				all = all[1:]
 			}
 			return nil
 		})
 		if err != nil {
-			return n, fmt.Errorf("condemn: %w", err)
+			return n, size, fmt.Errorf("condemn: %w", err)
 		}
-		n += did
+		n, size = n+did, size+bytes
 		last = t
 	}
 	if n == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	j.Flush()
 	if err := last.Wait(ctx); err != nil {
-		return n, fmt.Errorf("condemn: %w", err)
+		return n, size, fmt.Errorf("condemn: %w", err)
 	}
-	return n, nil
+	return n, size, nil
 }
 
 // condemn adds the record of one candidate, if it may be condemned now.

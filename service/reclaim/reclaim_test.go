@@ -1,0 +1,211 @@
+package reclaim
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast"
+	"holdfast/history"
+	"holdfast/service/bucket/sim"
+	"holdfast/service/journal"
+	"holdfast/service/segment"
+	"holdfast/service/view"
+	"holdfast/service/view/viewtest"
+)
+
+// world is a cell on a simulated bucket, with one customer.
+type world struct {
+	*testing.T
+	bucket *sim.Bucket
+	store  *sim.Store
+	j      *journal.Journal
+	c      *viewtest.Customer
+	kept   []archive // that must be readable
+	ledger *Ledger
+	n      int // archives made
+}
+
+// archive is an archive and its blocks.
+type archive struct {
+	record history.Record
+	blocks []viewtest.Block
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) open() {
+	w.Helper()
+	j, err := journal.Open(context.Background(), journal.Config{
+		Create: true, Bucket: w.bucket, Cell: holdfast.CellID{0xce, 0x11}, Host: [16]byte{0xa}, LogKey: viewtest.LogKey(), Watch: 1000 * time.Hour,
+	})
+	w.must(err)
+	w.j = j
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1), ledger: new(Ledger)}
+	w.store = w.bucket.Store()
+	w.open()
+	w.must(w.append(func(tx *journal.Tx) error {
+		return errors.Join(tx.Record(w.c.Account()), tx.Record(w.c.Token(1<<62)), tx.Record(w.c.Redeemed()))
+	}))
+	w.record(w.c.Genesis())
+	w.record(w.c.Enrol())
+	return w
+}
+
+// restart crashes the process and starts another.
+func (w *world) restart() {
+	w.bucket.Crash()
+	w.j.Close(context.Background())
+	w.bucket = w.store.Connect(2)
+	w.open()
+}
+
+func (w *world) close() { w.must(w.j.Close(context.Background())) }
+
+func (w *world) append(fn func(*journal.Tx) error) error {
+	t, err := w.j.Append(context.Background(), fn)
+	if err != nil {
+		return err
+	}
+	w.j.Flush()
+	return t.Wait(context.Background())
+}
+
+func (w *world) record(r history.Record) {
+	w.Helper()
+	w.must(w.append(func(tx *journal.Tx) error {
+		_, err := tx.History(r)
+		return err
+	}))
+	w.c.Accepted(r)
+}
+
+// random returns size bytes that follow from n.
+func random(n uint64, size int) []byte {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], n)
+	b := make([]byte, size)
+	rand.NewChaCha8(seed).Read(b)
+	return b
+}
+
+// backup makes an archive of these chunks, each of so many bytes, and a tree over them.
+func (w *world) backup(size int, chunks ...int) archive {
+	w.Helper()
+	w.record(w.c.Open())
+	var a archive
+	var names []holdfast.Name
+	for _, i := range chunks {
+		b := w.c.Chunk(i, 1)
+		b.Sealed = random(uint64(i), size)
+		a.blocks, names = append(a.blocks, b), append(names, b.Name)
+	}
+	w.n++
+	tree := w.c.Over(holdfast.KindTree, w.n, names...)
+	root := w.c.Over(holdfast.KindArchive, w.n, tree.Name)
+	a.blocks = append(a.blocks, tree, root)
+	for _, b := range a.blocks {
+		_, err := w.j.Append(context.Background(), func(tx *journal.Tx) error {
+			err := tx.Stored(w.c.Session, b.Name, b.Kind, b.Links, b.Sealed)
+			if errors.Is(err, view.ErrDuplicate) {
+				return nil
+			}
+			return err
+		})
+		w.must(err)
+	}
+	a.record = w.c.Commit(root.Name)
+	w.record(a.record)
+	w.j.EndSession(w.c.Session)
+	w.kept = append(w.kept, a)
+	return a
+}
+
+// remove deletes and purges archive i of those that are kept, and waits until its blocks may be condemned.
+func (w *world) remove(i int) {
+	w.Helper()
+	ids := history.IDs{w.kept[i].record.ID()}.Encode()
+	w.record(w.c.Signed(history.TypeDelete, ids))
+	time.Sleep(8 * 24 * time.Hour)
+	w.must(w.j.MayDelete(context.Background()))
+	w.record(w.c.ByService(history.TypePurge, ids))
+	w.kept = append(w.kept[:i:i], w.kept[i+1:]...)
+	time.Sleep(view.Keep + time.Minute)
+}
+
+// check is the oracle: what is kept can be read.
+func (w *world) check() {
+	w.Helper()
+	for i, a := range w.kept {
+		for _, b := range a.blocks {
+			row, ok, err := w.j.Acked().Block(w.c.Vault, w.c.Group, b.Name)
+			if err != nil || !ok {
+				w.Fatalf("block %s of archive %d is not there: %v", b.Name, i, err)
+			}
+			got, err := w.j.ReadBlock(context.Background(), row)
+			if err != nil || string(got) != string(b.Sealed) {
+				w.Fatalf("block %s of archive %d cannot be read: %v", b.Name, i, err)
+			}
+		}
+	}
+	if v := w.store.Violations(); len(v) > 0 {
+		w.Fatal(v)
+	}
+}
+
+// segments returns how many different segments there are in the bucket.
+func (w *world) segments() int {
+	at := map[segment.Position]bool{}
+	for _, k := range w.store.Keys() {
+		if p, err := segment.ParseKey(k); err == nil {
+			at[p.Position] = true
+		}
+	}
+	return len(at)
+}
+
+func (w *world) run(cfg Config) Report {
+	w.Helper()
+	cfg.Journal, cfg.Ledger = w.j, w.ledger
+	r, err := Run(context.Background(), cfg)
+	w.must(err)
+	return r
+}
+
+func TestSpaceComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		// Two archives share the chunks 10 to 19; the second one goes.
+		w.backup(100_000, seq(0, 20)...)
+		w.backup(100_000, seq(10, 120)...)
+		w.check()
+		w.remove(1)
+		r := w.run(Config{})
+		t.Log(r)
+		w.check()
+		if r.Condemned.Count != 102 || r.Condemned.Bytes < 100*100_000 {
+			t.Errorf("%d blocks, %d bytes were condemned", r.Condemned.Count, r.Condemned.Bytes)
+		}
+	})
+}
+
+// seq returns the numbers from a to b, exclusive.
+func seq(a, b int) (all []int) {
+	for ; a < b; a++ {
+		all = append(all, a)
+	}
+	return all
+}
