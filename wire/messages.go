@@ -20,17 +20,18 @@ const Prefix = "/v1"
 
 // Paths of the requests. {sid} is a session in hex.
 const (
-	PathHello   = Prefix + "/hello"                 // GET -> Hello; any key
-	PathRedeem  = Prefix + "/redeem"                // POST Redeem -> Redeemed; any key
-	PathRecords = Prefix + "/records"               // POST record (binary) -> entry (binary), once it is durable: of every type but open
-	PathVaults  = Prefix + "/vaults/{owner}"        // GET -> Vaults; any key; owner in hex
-	PathHistory = Prefix + "/history"               // GET ?after=N -> entries (binary), at most MaxHistory bytes; empty at the end
-	PathSession = Prefix + "/sessions"              // POST open record (binary) -> entry (binary), once it is durable; opens the session
-	PathHave    = Prefix + "/sessions/{sid}/have"   // POST names (binary) -> one byte a name, 1 for present
-	PathBlocks  = Prefix + "/sessions/{sid}/blocks" // POST ?seq=K[&flush=1] block frames -> Stored, once they are durable; flush asks not to wait for more
-	PathClose   = Prefix + "/sessions/{sid}/close"  // POST -> {}
-	PathFetch   = Prefix + "/groups/{group}/fetch"  // POST [?copy=K] names (binary) -> block frames in bucket order
-	PathUsage   = Prefix + "/usage"                 // GET -> Usage
+	PathHello   = Prefix + "/hello"                  // GET -> Hello; any key
+	PathRedeem  = Prefix + "/redeem"                 // POST Redeem -> Redeemed; any key
+	PathRecords = Prefix + "/records"                // POST record (binary) -> entry (binary), once it is durable: of every type but open
+	PathVaults  = Prefix + "/vaults/{owner}"         // GET -> Vaults; any key; owner in hex
+	PathHistory = Prefix + "/history"                // GET ?after=N -> entries (binary), at most MaxHistory bytes; empty at the end
+	PathSession = Prefix + "/sessions"               // POST open record (binary) -> entry (binary), once it is durable; opens the session
+	PathHave    = Prefix + "/sessions/{sid}/have"    // POST names (binary) -> one byte a name, 1 for present
+	PathBlocks  = Prefix + "/sessions/{sid}/blocks"  // POST ?seq=K[&flush=1] block frames -> Stored, once they are durable; flush asks not to wait for more
+	PathClose   = Prefix + "/sessions/{sid}/close"   // POST -> {}
+	PathFetch   = Prefix + "/groups/{group}/fetch"   // POST [?copy=K] names (binary) -> block frames in bucket order
+	PathDamaged = Prefix + "/groups/{group}/damaged" // GET [?after=NAME] -> damaged blocks (binary), at most MaxDamaged; empty at the end
+	PathUsage   = Prefix + "/usage"                  // GET -> Usage
 )
 
 // MaxCopy is the greatest number of a copy that can be fetched; 0 is the newest copy.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -309,4 +310,39 @@ func TestEveryCodeHasItsStatus(t *testing.T) {
 	if e.Error() != "Down. (notice from the operator: back at noon)" {
 		t.Errorf("got %q", e.Error())
 	}
+}
+
+func damaged() []Damaged {
+	return []Damaged{{name(1), holdfast.KindChunk, true}, {name(2), holdfast.KindTree, false}}
+}
+
+func TestDamaged(t *testing.T) {
+	good := AppendDamaged(nil, damaged())
+	vector(t, "damaged.hex", good)
+	got, err := ParseDamaged(good)
+	if err != nil || !slices.Equal(got, damaged()) {
+		t.Fatalf("%v, %v", got, err)
+	}
+	for what, bad := range map[string][]byte{
+		"cut":          good[:len(good)-1],
+		"twice":        append(bytes.Clone(good[:34]), good[:34]...),
+		"out of order": append(bytes.Clone(good[34:]), good[:34]...),
+		"mine 2":       append(bytes.Clone(good[:33]), 2),
+		"kind 0":       append(bytes.Clone(good[:32]), 0, 0),
+		"too long":     make([]byte, MaxDamagedBody+34),
+	} {
+		if got, err := ParseDamaged(bad); !errors.Is(err, ErrFrame) {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+	}
+}
+
+func FuzzDamaged(f *testing.F) {
+	f.Add(AppendDamaged(nil, damaged()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		all, err := ParseDamaged(b)
+		if err == nil && !bytes.Equal(AppendDamaged(nil, all), b) {
+			t.Fatalf("%x decodes to what encodes otherwise", b)
+		}
+	})
 }

@@ -117,10 +117,23 @@ type Result struct {
 	Sent        uint64 // sealed bytes uploaded
 	Runs        int    // over the tree; more than one after a refused or a partial commit
 	Partials    int    // partial archives committed on the way
+	// Damaged is what the service said of this machine's group at the beginning, sorted by name; DamagedMore says that there is more.
+	Damaged     []Damage
+	DamagedMore bool
 }
 
 // Complete reports whether everything that was found could be read.
 func (r Result) Complete() bool { return r.Counts.Unreadable == 0 }
+
+// Unrepaired returns how many blocks that this machine stored are damaged still.
+func (r Result) Unrepaired() (n int) {
+	for _, d := range r.Damaged {
+		if d.Mine && !d.Repaired {
+			n++
+		}
+	}
+	return n
+}
 
 // errPartial ends a walk that has gone on for long.
 var errPartial = errors.New("time for a partial archive")
@@ -147,9 +160,10 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		return Result{}, err
 	}
 	var sum Result
-	distrust := map[holdfast.Name]bool{} // blocks that the service said are missing
+	distrust := map[holdfast.Name]bool{} // blocks that the service said are missing, or damaged
+	var known known
 	for refused := 0; ; {
-		r := run{cfg: cfg, rules: rules, distrust: distrust, blind: refused == maxRuns-1}
+		r := run{cfg: cfg, rules: rules, distrust: distrust, known: &known, blind: refused == maxRuns-1}
 		res, err := r.once(ctx)
 		sum = sum.plus(res)
 		names, missing := remote.Missing(err)
@@ -200,6 +214,7 @@ type run struct {
 	cfg      Config
 	rules    *source.Rules
 	distrust map[holdfast.Name]bool
+	known    *known // of damaged blocks; the same for all walks of a run
 	blind    bool // use no catalog
 
 	keys     keyring.GroupKeys
@@ -246,6 +261,11 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 				binding.Archive = a.ID
 			}
 		}
+	}
+
+	// Then which blocks are damaged: the catalog is not to be believed in these.
+	if err := r.learn(ctx); err != nil {
+		return r.res, err
 	}
 
 	// 2. The catalog of that archive, if there is one that can be used.
@@ -361,7 +381,11 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		}
 	}
 
-	// 9. The new catalog. If this fails or never happens, the next run reads every file again.
+	// 9. What the service damaged of earlier archives, as far as the old catalog still tells what it was.
+	r.res.Damaged, r.res.DamagedMore = r.repair(ctx, sess, catalogPath, catalogKey, binding), r.known.more
+	r.keepRoot(r.rootsPath(series), plain)
+
+	// 10. The new catalog. If this fails or never happens, the next run reads every file again.
 	binding.Archive = r.res.Archive.ID
 	r.finishCatalog(binding, walk != nil)
 	if walk != nil {

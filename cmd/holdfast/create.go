@@ -46,6 +46,10 @@ same command goes on from there the next day.
 A file is read only if it changed since the last archive of the series. What could not be read is listed
 in the archive, said on standard error, and makes the exit code 3.
 
+If the service says that it found blocks damaged, files that need them are read again, and what this machine still
+has of their content is stored anew, so that earlier archives are whole again. The summary names them; the exit code is 3
+if some that this machine stored are damaged still.
+
 A machine that may read fetches a few blocks of the new archive at once. Exit code 4 together with the archive's
 name says that the service did not keep them, or stamped the archive more than an hour from this machine's clock.
 
@@ -109,7 +113,10 @@ type summary struct {
 	KnownBlocks     uint64       `json:"blocks_known"`
 	BytesSent       uint64       `json:"bytes_sent"`
 	Seconds         float64      `json:"seconds"`
-	News            []recordDoc  `json:"news,omitempty"` // by others, since this machine's last complete archive
+	Damaged         []damageDoc  `json:"damaged,omitempty"` // blocks of earlier archives that the service had damaged
+	DamagedOmitted  uint64       `json:"damaged_omitted,omitempty"`
+	DamagedMore     bool         `json:"damaged_more,omitempty"` // the service knows of more, which a later run asks about
+	News            []recordDoc  `json:"news,omitempty"`         // by others, since this machine's last complete archive
 	Problems        []problemDoc `json:"problems"`
 	ProblemsOmitted uint64       `json:"problems_omitted,omitempty"`
 }
@@ -119,6 +126,14 @@ type problemDoc struct {
 	pathDoc
 	What string `json:"what"`
 	Why  string `json:"why"`
+}
+
+// damageDoc is a block that the service found damaged, and what became of it.
+type damageDoc struct {
+	Block    string `json:"block"`
+	Kind     string `json:"kind"`
+	Mine     bool   `json:"mine"`     // stored by this machine, not by another of its group
+	Repaired bool   `json:"repaired"` // by this run, or by somebody else meanwhile
 }
 
 func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) error {
@@ -164,6 +179,14 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 		DataBlocks: r.DataBlocks, MetaBlocks: r.MetaBlocks, KnownBlocks: r.KnownBlocks, BytesSent: r.Sent,
 		Seconds: time.Since(began).Seconds(), Problems: problems, ProblemsOmitted: omitted,
 	}
+	s.DamagedMore = r.DamagedMore
+	for i, d := range r.Damaged {
+		if i == maxProblems {
+			s.DamagedOmitted = uint64(len(r.Damaged) - i)
+			break
+		}
+		s.Damaged = append(s.Damaged, damageDoc{d.Name.String(), d.Kind.String(), d.Mine, d.Repaired})
+	}
 	if !cfg.DryRun {
 		h, err := cfg.Client.History(cmd.Context())
 		if err != nil {
@@ -185,7 +208,7 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 	if failed != nil { // although the archive is committed
 		return failed
 	}
-	if !s.Complete {
+	if !s.Complete || r.Unrepaired() > 0 {
 		return exit(exitUnread)
 	}
 	return nil
@@ -223,6 +246,7 @@ func (s *summary) write(w io.Writer) {
 			fmt.Fprintf(w, "  %-9d  %s\n", x.n, x.what)
 		}
 	}
+	s.writeDamage(w)
 	fmt.Fprintf(w, "  took       %.1f s\n", s.Seconds)
 	if len(s.News) > 0 {
 		fmt.Fprintln(w, "since this machine's last archive:")
@@ -232,6 +256,50 @@ func (s *summary) write(w io.Writer) {
 	}
 	if more := len(s.News) - maxNews; more > 0 {
 		fmt.Fprintf(w, "  and %d more; `holdfast history` shows them\n", more)
+	}
+}
+
+// maxDamaged bounds the damaged blocks that a person is told of, lines.
+const maxDamaged = 20
+
+// writeDamage says what became of blocks that the service damaged. Those that are damaged still come first.
+func (s *summary) writeDamage(w io.Writer) {
+	if len(s.Damaged) == 0 {
+		return
+	}
+	var lost, repaired, others []damageDoc
+	for _, d := range s.Damaged {
+		switch {
+		case d.Repaired:
+			repaired = append(repaired, d)
+		case d.Mine:
+			lost = append(lost, d)
+		default:
+			others = append(others, d)
+		}
+	}
+	fmt.Fprintf(w, "  damaged    %s at the service: %d repaired, %d not", plural(uint64(len(s.Damaged))+s.DamagedOmitted, "block"), len(repaired), len(lost))
+	if len(others) > 0 {
+		fmt.Fprintf(w, ", %d for other machines of the group to repair", len(others))
+	}
+	if s.DamagedMore {
+		fmt.Fprint(w, "; there are more, for the next run")
+	}
+	fmt.Fprintln(w)
+	all := append(append([]damageDoc(nil), lost...), repaired...)
+	for _, d := range all[:min(len(all), maxDamaged)] {
+		what := "NOT repaired"
+		if d.Repaired {
+			what = "repaired"
+		}
+		fmt.Fprintf(w, "    %-12s  %s %s\n", what, d.Kind, d.Block)
+	}
+	if more := len(all) - maxDamaged; more > 0 {
+		fmt.Fprintf(w, "    and %d more; --json lists them\n", more)
+	}
+	if len(lost) > 0 {
+		fmt.Fprintln(w, "    this run has not what these held: blocks of another series are repaired by its own next run; of the rest,")
+		fmt.Fprintln(w, "    older archives that need them have holes, and `holdfast verify` names the files. This archive is whole")
 	}
 }
 

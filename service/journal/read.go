@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"holdfast"
 	"holdfast/service/bucket"
 	"holdfast/service/segment"
 	"holdfast/service/view"
@@ -13,6 +14,12 @@ import (
 // Accounts returns at most max accounts of the acknowledged view in the order of their names, after the name after.
 func (j *Journal) Accounts(after string, max int) ([]view.Account, error) {
 	return j.store.Accounts(after, max)
+}
+
+// Damaged returns at most max blocks of a group that are damaged in the bucket, as far as is known, in the order of their
+// names after the name after; the zero name begins.
+func (j *Journal) Damaged(v holdfast.VaultID, g holdfast.GroupID, after holdfast.Name, max int) ([]view.Damage, error) {
+	return j.store.DamagedOf(v, g, after, max)
 }
 
 // ReadBlock returns the sealed bytes of an acknowledged block. It verifies the checksum and reads once

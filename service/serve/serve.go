@@ -290,6 +290,7 @@ func (s *Server) Handler() http.Handler {
 		{http.MethodPost, wire.PathBlocks, enrolled, holdfast.RightWrite, s.blocks},
 		{http.MethodPost, wire.PathClose, enrolled, holdfast.RightWrite, s.close},
 		{http.MethodPost, wire.PathFetch, enrolled, holdfast.RightRead, s.fetch},
+		{http.MethodGet, wire.PathDamaged, enrolled, holdfast.RightWrite, s.damaged},
 		{http.MethodGet, wire.PathUsage, redeemed, 0, s.usage},
 	} {
 		if x.method == http.MethodGet || x.path == wire.PathClose {

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -284,7 +285,27 @@ func (s *Store) Damaged(after *Damage, max int) (all []Damage, err error) {
 	if after != nil {
 		from = append(damagedKey(after.Group, after.Name), 0)
 	}
-	_, _, err = s.scan(from, []byte{rowDamaged + 1}, max, func(k, v []byte) error {
+	return s.damaged(from, []byte{rowDamaged + 1}, max)
+}
+
+// DamagedOf returns at most max damaged blocks of a group, in the order of their names, after the name after; the zero name
+// begins.
+func (s *Store) DamagedOf(v holdfast.VaultID, g holdfast.GroupID, after holdfast.Name, max int) ([]Damage, error) {
+	n, ok, err := loadGroup(s, v, g)
+	if err != nil || !ok {
+		return nil, err
+	}
+	from := damagedKey(n, after)
+	if after != (holdfast.Name{}) {
+		from = append(from, 0)
+	}
+	end := damagedKey(n, holdfast.Name(bytes.Repeat([]byte{0xff}, 32)))
+	return s.damaged(from, append(end, 0), max)
+}
+
+// damaged returns at most max damaged blocks of which the keys are from one up to before another.
+func (s *Store) damaged(from, to []byte, max int) (all []Damage, err error) {
+	_, _, err = s.scan(from, to, max, func(k, v []byte) error {
 		d := Damage{Name: holdfast.Name(k[5:]), Group: binary.BigEndian.Uint32(k[1:])}
 		r := enc.NewReader(v)
 		d.Block.Pos, d.Block.Off, d.Since = decodeDamaged(r)

@@ -15,6 +15,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,8 +49,10 @@ type Service struct {
 	State   map[holdfast.Name]uint8 // what a fetch answers instead of a block
 	// Copies are what was stored under a name before Blocks, the first one first: what a fetch of another copy answers.
 	Copies map[holdfast.Name][][]byte
-	Served map[string]int // requests by the last part of their path
-	Links  bool           // refuse blocks whose links are missing, and bytes that are no block
+	// Damaged are those of Blocks that are known to be damaged: they count as absent until they are sent again.
+	Damaged map[holdfast.Name]bool
+	Served  map[string]int // requests by the last part of their path
+	Links   bool           // refuse blocks whose links are missing, and bytes that are no block
 
 	// Notice is what the operator has to say.
 	Notice string
@@ -98,7 +101,7 @@ func seed(b byte) []byte {
 func prepare(t testing.TB) *Service {
 	return &Service{
 		t: t, key: ed25519.NewKeyFromSeed(seed(2)), LogKey: ed25519.NewKeyFromSeed(seed(3)),
-		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Copies: map[holdfast.Name][][]byte{}, Served: map[string]int{}, Vault: &history.Vault{},
+		sessions: map[string]uint64{}, Blocks: map[holdfast.Name][]byte{}, State: map[holdfast.Name]uint8{}, Copies: map[holdfast.Name][][]byte{}, Served: map[string]int{}, Damaged: map[holdfast.Name]bool{}, Vault: &history.Vault{},
 	}
 }
 
@@ -242,6 +245,9 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 		}
 		return f.session(parts[1], parts[2], r, body)
 	case "groups":
+		if parts[2] == "damaged" {
+			return f.damaged(r)
+		}
 		names, err := wire.ParseNames(body)
 		if err != nil {
 			return nil, err
@@ -311,7 +317,7 @@ func (f *Service) record(body []byte, open bool) ([]byte, error) {
 		return nil, err
 	}
 	if b, _ := history.ParseBody(rec.Body); f.Links && b.Type == history.TypeCommit {
-		if c, _ := history.ParseCommit(b.Fields); f.Blocks[c.Root] == nil {
+		if c, _ := history.ParseCommit(b.Fields); !f.there(c.Root) {
 			return nil, missing(c.Root)
 		}
 	}
@@ -341,7 +347,7 @@ func (f *Service) check(fr wire.Frame) error {
 	}
 	var lacks []holdfast.Name
 	for _, l := range h.Links {
-		if f.Blocks[l] == nil {
+		if !f.there(l) {
 			lacks = append(lacks, l)
 		}
 	}
@@ -357,6 +363,21 @@ func missing(names ...holdfast.Name) error {
 		e.Missing = append(e.Missing, n.String())
 	}
 	return e
+}
+
+// there reports whether a block counts as present.
+func (f *Service) there(n holdfast.Name) bool { return f.Blocks[n] != nil && !f.Damaged[n] }
+
+// damaged answers in pages of 2.
+func (f *Service) damaged(r *http.Request) ([]byte, error) {
+	var all []wire.Damaged
+	for n := range f.Damaged {
+		if n.String() > r.URL.Query().Get("after") {
+			all = append(all, wire.Damaged{Name: n, Kind: holdfast.Kind(f.Blocks[n][2]), Mine: true})
+		}
+	}
+	slices.SortFunc(all, func(a, b wire.Damaged) int { return strings.Compare(a.Name.String(), b.Name.String()) })
+	return wire.AppendDamaged(nil, all[:min(2, len(all))]), nil
 }
 
 // opened reports whether the session of an open record is still open.
@@ -389,7 +410,7 @@ func (f *Service) session(sid, what string, r *http.Request, body []byte) ([]byt
 		}
 		out := make([]byte, len(names))
 		for i, n := range names {
-			if f.Blocks[n] != nil {
+			if f.there(n) {
 				out[i] = 1
 			}
 		}
@@ -412,7 +433,7 @@ func (f *Service) session(sid, what string, r *http.Request, body []byte) ([]byt
 			if err != nil {
 				return nil, err
 			}
-			if f.Blocks[fr.Name] != nil {
+			if f.there(fr.Name) {
 				st.Known++
 				continue
 			}
@@ -420,8 +441,13 @@ func (f *Service) session(sid, what string, r *http.Request, body []byte) ([]byt
 				return nil, err
 			}
 			st.Stored++
+			if f.Damaged[fr.Name] {
+				delete(f.Damaged, fr.Name)
+				f.Copies[fr.Name] = append(f.Copies[fr.Name], f.Blocks[fr.Name])
+			} else {
+				f.Order = append(f.Order, fr.Name)
+			}
 			f.Blocks[fr.Name] = fr.Sealed
-			f.Order = append(f.Order, fr.Name)
 		}
 		return json.Marshal(st)
 	case "close":
