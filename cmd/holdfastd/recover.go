@@ -17,6 +17,7 @@ import (
 	"holdfast/service/identity"
 	"holdfast/service/journal"
 	"holdfast/service/quiet"
+	"holdfast/service/segment"
 )
 
 func recoverCommand() *cobra.Command {
@@ -79,7 +80,7 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string, single boo
 		Dir: filepath.Join(dir, viewDir), LogKey: id.LogKey(),
 		Log: log, SingleOwner: single,
 	}
-	rep, err := journal.Rebuild(ctx, cfg)
+	rep, err := journal.Recover(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("rebuild the view from %s: %w", id.Bucket, err)
 	}
@@ -92,6 +93,9 @@ func runRecover(ctx context.Context, out io.Writer, file, dir string, single boo
 
 // report prints what rebuild, recover or check found.
 func report(out io.Writer, done string, r journal.Report) {
-	fmt.Fprintf(out, "%s  %d segments, %d records in %v\nposition   %s\ndigest     %x\n",
-		done, r.Segments, r.Records, r.Duration.Round(time.Millisecond), r.Position, r.Digest)
+	fmt.Fprintf(out, "%s  %d segments, %d records in %v\n", done, r.Segments, r.Records, r.Duration.Round(time.Millisecond))
+	if r.Checkpoint != (segment.Position{}) {
+		fmt.Fprintf(out, "after      the checkpoint at %s\n", r.Checkpoint)
+	}
+	fmt.Fprintf(out, "position   %s\ndigest     %x\n", r.Position, r.Digest)
 }

@@ -65,6 +65,8 @@ type Config struct {
 	// simulated and many days pass.
 	Watch time.Duration
 
+	report bool // find the digest that Recover reports
+
 	clock func() time.Time // what the journal's time follows; nil is time.Now. A test in which many days pass sets it: the view's timers are slow
 }
 
@@ -143,15 +145,20 @@ type Journal struct {
 	ended     []Ended
 	open      map[holdfast.SessionID]sessionStart // of this process, neither ended nor forgotten
 	wake      chan struct{}                       // tells watch that something is owed
+
+	checkpoints checkpoints
 }
 
 // Info says what Open did.
 type Info struct {
 	Epoch    uint64
-	Replayed int           // segments
-	Records  int           // in them
-	Rebuilt  bool          // the view was absent or of no use and was made anew
-	Duration time.Duration // from the beginning of Open
+	Replayed int  // segments
+	Records  int  // in them
+	Rebuilt  bool // the view was absent or of no use and was made anew
+	// Checkpoint is where the checkpoint stands from which the view was made, before those segments; zero if there was none to
+	// be used, or no need of one.
+	Checkpoint segment.Position
+	Duration   time.Duration // from the beginning of Open
 	// Quarantine is what the bucket showed then that is not part of the journal.
 	Quarantine Quarantine
 	// SingleOwner says why the bucket is used on Config.SingleOwner's word; "" if it is as it should be.
@@ -239,7 +246,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j.cur = j.newPending()
 	j.timer = time.AfterFunc(maxAge, j.tick)
 	j.info.Epoch, j.info.Duration = j.claim.Epoch, time.Since(began)
-	j.log.Info("journal open", "position", j.pos, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
+	j.log.Info("journal open", "position", j.pos, "checkpoint", j.info.Checkpoint, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
 	if q := j.info.Quarantine; q.Count > 0 {
 		j.log.Warn("objects outside the journal", "objects", q.Count, "bytes", q.Bytes)
 	}

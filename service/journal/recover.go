@@ -186,14 +186,23 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 		pos = segment.Position{}
 	}
 	end, _ := c.position()
+	j.info.Rebuilt = !use && c.count(end) > 0
+	if !fresh {
+		m, err := loadCheckpoint(ctx, j.cfg, j.log, j.store, c, pos, end)
+		if err != nil {
+			return err
+		}
+		if j.info.Checkpoint = m.Position; m.Parts != nil {
+			pos = m.Position
+		}
+	}
 	todo := c.between(pos, end)
-	j.info.Rebuilt = !use && todo.count() > 0
 	n, err := replay(ctx, j.cfg, j.store, todo)
 	if err != nil {
 		return err
 	}
 	j.info.Replayed, j.info.Records = todo.count(), n
-	if fresh {
+	if fresh || j.cfg.report {
 		if j.foundDigest, j.foundPos, err = j.store.Digest(ctx); err != nil {
 			return err
 		}

@@ -32,7 +32,7 @@ const (
 	MaxRowKey   = 1 << 10
 	MaxRowValue = 4 << 20
 	// MaxPart bounds a part, bytes: one row more than its target.
-	MaxPart = len(partMagic) + partTarget + rowHead + MaxRowKey + MaxRowValue
+	MaxPart = 8 + partTarget + rowHead + MaxRowKey + MaxRowValue
 	// MaxParts bounds the parts of a checkpoint: 256 GiB of rows.
 	MaxParts = 1 << 16
 	// MaxManifest bounds a manifest, bytes.
@@ -148,7 +148,7 @@ func ParseManifest(raw []byte) (Manifest, error) {
 		r.Fixed(p.Nonce[:])
 		p.Size, p.Rows = r.U32(), r.U32()
 		r.Fixed(p.Sum[:])
-		if r.Err() == nil && (int64(p.Size) > int64(MaxPart) || p.Rows == 0 || uint64(p.Rows)*(rowHead+1) > uint64(p.Size)) {
+		if r.Err() == nil && (p.Size > MaxPart || p.Rows == 0 || uint64(p.Rows)*(rowHead+1) > uint64(p.Size)) {
 			r.Fail("part %d: %d rows in %d bytes", i, p.Rows, p.Size)
 		}
 	}
@@ -519,14 +519,14 @@ func (l *loading) table(ctx context.Context, i int) (err error) {
 func (l *loading) part(ctx context.Context, i int) ([]byte, error) {
 	for reads := 1; ; reads++ {
 		raw, err := l.get(ctx, i)
-		if err == nil {
-			err = l.m.Parts[i].Check(raw)
+		if err != nil {
+			return nil, fmt.Errorf("part %d: %w", i, err)
 		}
-		if err == nil || ctx.Err() != nil || !errors.Is(err, ErrCheckpoint) || reads == partReads {
-			if err != nil {
-				return nil, fmt.Errorf("part %d: %w", i, err)
-			}
+		if err = l.m.Parts[i].Check(raw); err == nil {
 			return raw, nil
+		}
+		if reads == partReads {
+			return nil, fmt.Errorf("part %d: %w", i, err)
 		}
 	}
 }
