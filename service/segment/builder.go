@@ -59,6 +59,9 @@ func (b *Builder) AddBlock(sealed []byte) (off uint32) {
 	return off
 }
 
+// spaceForTrailer is what Space takes beside, so that Seal need not copy the blocks, bytes.
+const spaceForTrailer = 1 << 20
+
 // Space adds n bytes of zeros and returns them, to be filled with blocks until the next call that adds any; record them with
 // their offsets from off on. It panics as AddBlock does. What no record names is dead from the beginning.
 func (b *Builder) Space(n int) (space []byte, off uint32) {
@@ -67,7 +70,7 @@ func (b *Builder) Space(n int) (space []byte, off uint32) {
 	if n < 0 || at+n > MaxBody {
 		panic(fmt.Sprintf("segment: %d bytes do not fit after %d", n, at))
 	}
-	b.buf = slices.Grow(b.buf, n)[:at+n]
+	b.buf = slices.Grow(b.buf, n+spaceForTrailer)[:at+n]
 	clear(b.buf[at:])
 	return b.buf[at:], uint32(at)
 }

@@ -26,6 +26,14 @@ func TestScenarioS10Sessions(t *testing.T) {
 		"forgotten, found by another": func(w *world, c *client, sid holdfast.SessionID) {
 			w.customer("b", holdfast.RightsAll).open()
 		},
+		"forgotten, found by the job that frees": func(w *world, c *client, sid holdfast.SessionID) {
+			if n := w.srv.EndIdle(); n != 1 {
+				w.Errorf("%d sessions were idle", n)
+			}
+			if n := w.srv.EndIdle(); n != 0 {
+				w.Errorf("%d sessions were idle twice", n)
+			}
+		},
 		"of a process that crashed": func(w *world, c *client, sid holdfast.SessionID) {
 			w.crash()
 			w.start()

@@ -130,6 +130,20 @@ func (s *Server) forget(id holdfast.SessionID) {
 	s.j.EndSession(id)
 }
 
+// EndIdle forgets the sessions that were left unused for an hour, and returns how many these were: blocks that they may
+// have been told of can be freed then. A client that comes back opens a new one.
+func (s *Server) EndIdle() (ended int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, x := range s.sessions {
+		if x.busy == 0 && time.Since(x.used) > sessionIdle {
+			s.forget(id)
+			ended++
+		}
+	}
+	return ended
+}
+
 // forgetOne forgets an idle session of the vault that has most: machines cost a vault nothing, so that
 // their number must not keep others out. mu is held.
 func (s *Server) forgetOne() bool {
