@@ -1,11 +1,11 @@
 /*
 blocks.pml: storing, deleting, condemning and moving blocks, with crashes. JOURNAL 1, 8, 10, 11, 16 and 18 to 20; scenarios
-S6, S10. Of this the program stores, deletes and condemns; cleaning comes later, and must do it in this way.
+S6, S10. When an object may be deleted, and what becomes of its trailer, is in remove.pml.
 
 Block C is a leaf, block P links to it. Archive A0, whose root is C, is being purged, while a client makes archive A1, whose
-root is P. A job condemns what has no references; another moves C to a new place and retires the old one. All of them only
-append records. A record counts at once for what is appended after it (the sequenced view, SEQ) and becomes durable and
-acknowledged later (the durable view, DUR). A crash keeps some beginning of the queue and loses the rest, and with it all
+root is P. A job condemns what has no references; another moves C to a new place, in the segment of the record that says
+so, and retires the old one. All of them only append records. A record counts at once for what is appended after it (the
+sequenced view, SEQ) and becomes durable and acknowledged later (the durable view, DUR). A crash keeps some beginning of the queue and loses the rest, and with it all
 sessions. Places of C are numbered and never used twice.
 
 Assumed: one vault, one session at a time, one owner; ages and grace periods are any (a block is old enough whenever no
@@ -172,29 +172,29 @@ proctype reclaim() {
 }
 
 proctype cleaner() {
-  byte from, to, step;
+  byte from, step;
   do
-  :: d_step { step == 0 && C[DUR] != 0 && nextC < PLACES -> from = C[DUR]; to = nextC; nextC++; step = 1 }    /* copy */
-  :: d_step { step == 1 && ROOM ->
+  :: d_step { step == 0 && C[DUR] != 0 && nextC < PLACES -> from = C[DUR]; step = 1 }    /* read its bytes */
+  :: d_step { step == 1 && ROOM && nextC < PLACES ->
 #ifdef V_BLINDMOVE
-       append(MOVE_C, from, to);
+       append(MOVE_C, from, nextC); nextC++;
 #else
-       if :: C[SEQ] == from -> append(MOVE_C, from, to) :: else fi;
+       if :: C[SEQ] == from -> append(MOVE_C, from, nextC); nextC++ :: else -> skip fi;
 #endif
        step = 2 }
   :: d_step { step == 2 && ROOM ->
 #ifdef V_BLINDRET
        append(RETIRE, from, 0); step = 3
 #else
-       if :: C[SEQ] != from -> append(RETIRE, from, 0); step = 3 :: else step = 0; from = 0; to = 0 fi
+       if :: C[SEQ] != from -> append(RETIRE, from, 0); step = 3 :: else step = 0; from = 0 fi
 #endif
      }
 #ifdef V_DELUNACKED
-  :: d_step { step == 3 && (retired[SEQ] & AT(from)) -> deleted = deleted | AT(from); promised(); step = 0; from = 0; to = 0 }
+  :: d_step { step == 3 && (retired[SEQ] & AT(from)) -> deleted = deleted | AT(from); promised(); step = 0; from = 0 }
 #else
-  :: d_step { step == 3 && (retired[DUR] & AT(from)) -> deleted = deleted | AT(from); promised(); step = 0; from = 0; to = 0 }
+  :: d_step { step == 3 && (retired[DUR] & AT(from)) -> deleted = deleted | AT(from); promised(); step = 0; from = 0 }
 #endif
-  :: d_step { step == 3 && !(retired[SEQ] & AT(from)) -> step = 0; from = 0; to = 0 }         /* lost in a crash */
+  :: d_step { step == 3 && !(retired[SEQ] & AT(from)) -> step = 0; from = 0 }         /* lost in a crash */
   od
 }
 

@@ -1,5 +1,6 @@
 /*
-rebuild.pml: a rebuild needs no checkpoint. JOURNAL 12; scenario S4. Nothing is retired yet in this version.
+rebuild.pml: a rebuild needs no checkpoint. JOURNAL 12; scenario S4. remove.pml has the same with two owners, and with
+writes that land late.
 
 Four segments, a record each: 0 stores block C, 1 stores P which links to C, 2 commits an archive with root P, 3 moves C from
 segment 0 to 3. Segments without live bytes (1 and 2, after their blocks were moved likewise) are retired: their objects
