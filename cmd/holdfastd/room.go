@@ -10,18 +10,22 @@ import (
 
 	"holdfast/internal/never"
 	"holdfast/service/bucket"
+	"holdfast/service/jobs"
 	"holdfast/service/requests"
 	"holdfast/service/room"
 	"holdfast/service/serve"
 	"holdfast/service/view"
 )
 
+// bucketDisk is what the disk of a bucket in a directory is called.
+const bucketDisk = "disk of the bucket"
+
 // roomWatch checks that what the service must have on the disk of the data directory fits there, makes the ballast, and
 // returns what watches that disk and the bucket's.
 func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {
 	disks := []room.Disk{{What: "disk of the data directory", Path: d.dir, Reserve: view.Reserve}}
 	if on, ok := d.bucket.(bucket.OnDisk); ok {
-		disks = append(disks, room.Disk{What: "disk of the bucket", Path: on.Disk()})
+		disks = append(disks, room.Disk{What: bucketDisk, Path: on.Disk()})
 	}
 	ballast, err := room.BallastSize(d.dir)
 	if err != nil {
@@ -33,9 +37,9 @@ func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {
 	parts := []room.Part{
 		{What: "the record of stops", Size: never.FileSize}, {What: "the history of requests", Size: requests.FileSize},
 		{What: "the ballast", Size: ballast}, {What: "the view, at least", Size: view.Reserve},
-		{What: "how full the disks were", Size: room.HistorySize},
+		{What: "how full the disks were", Size: room.HistorySize}, {What: "what is remembered of jobs", Size: jobs.FileSize},
 	}
-	for i, name := range []string{never.FileName, requests.FileName, room.BallastName, viewDir, room.HistoryName} {
+	for i, name := range []string{never.FileName, requests.FileName, room.BallastName, viewDir, room.HistoryName, jobs.FileName} {
 		n, err := onDisk(filepath.Join(d.dir, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("look at data directory: %w", err)

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/service/admin"
+	"holdfast/service/config"
+	"holdfast/service/jobs"
 	"holdfast/service/journal"
 	"holdfast/service/notice"
 	"holdfast/service/policy"
@@ -73,6 +75,10 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 		return err
 	}
 	d.single = single
+	set, err := config.Load(filepath.Join(dir, config.FileName))
+	if err != nil {
+		return usageError{err}
+	}
 	if listen == "" {
 		listen = d.id.Address
 	}
@@ -106,6 +112,10 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 		return fmt.Errorf("open journal: %w", err)
 	}
 	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text, ReadOnly: closed(readOnly, space)})
+	var background *jobs.Runner
+	if !readOnly {
+		background = d.jobs(set, j, srv, space, log)
+	}
 	// Before the line that says ready: whoever waits for it may ask at once.
 	socket, err := admin.Listen(dir)
 	if err != nil {
@@ -119,7 +129,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space}).Serve(adminCtx, socket); err != nil {
+		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background}).Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}
 	}()
@@ -130,6 +140,13 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 		defer close(policiesDone)
 		if !readOnly {
 			policy.Loop(policies, j, d.id.LogKey(), log)
+		}
+	}()
+	jobsDone := make(chan struct{})
+	go func() {
+		defer close(jobsDone)
+		if background != nil {
+			background.Loop(ctx)
 		}
 	}()
 	roomDone := make(chan struct{})
@@ -158,6 +175,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	fail(nil)
 	<-accompanied
 	<-roomDone
+	<-jobsDone
 	endPolicies()
 	<-policiesDone
 	endAdmin()

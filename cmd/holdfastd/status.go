@@ -72,6 +72,14 @@ func statusCommand() *cobra.Command {
 						_, err = fmt.Fprintf(out, "thawed    deleting was frozen from %s to %s (%s): %s; %s\n", f.Since.Format(time.RFC3339), f.Until.Format(time.RFC3339), f.Reason, f.Found, f.Why)
 					}
 				}
+				if err == nil && (st.Retired.Count > 0 || st.Removed > 0) {
+					_, err = fmt.Fprintf(out, "freed     %s\n", waiting(st))
+				}
+				for _, b := range st.Jobs {
+					if err == nil {
+						err = printJob(out, b)
+					}
+				}
 				if err == nil && digest {
 					_, err = fmt.Fprintf(out, "digest    %s\n", st.Digest)
 				}

@@ -7,6 +7,7 @@
 //	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
 //	GET  /sweep      answers a Quarantine: what in the bucket is not part of the journal
 //	POST /sweep      deletes of it what may be deleted, and answers a Quarantine of that
+//	POST /jobs/NAME  runs a background job once and answers a Ran
 //	GET  /requests answers a requests.Report of all that is kept, or of ?since=DURATION
 //	POST /thaw       {"by": NAME, "reason": TEXT}   ends every freeze of deleting and answers a list of Freeze: those
 //
@@ -34,7 +35,9 @@ import (
 	"holdfast"
 	"holdfast/service/account"
 	"holdfast/service/identity"
+	"holdfast/service/jobs"
 	"holdfast/service/journal"
+	"holdfast/service/reclaim"
 	"holdfast/service/requests"
 	"holdfast/service/room"
 	"holdfast/service/segment"
@@ -85,6 +88,20 @@ type Status struct {
 	Ended []Ended `json:"ended,omitempty"`
 	// SingleOwner says what the bucket lacks, if it is used on the operator's word that no other process claims the cell.
 	SingleOwner string `json:"single_owner,omitempty"`
+	// Retired is what waits to be deleted; Removed is how many segments were.
+	Retired reclaim.Waiting `json:"retired"`
+	Removed uint64          `json:"removed_segments"`
+	// ObjectBytes is the size of all segments in the bucket, those that wait to be deleted included.
+	ObjectBytes uint64 `json:"object_bytes"`
+	// Jobs says how the background jobs are; empty if there are none.
+	Jobs []jobs.Status `json:"jobs"`
+}
+
+// Ran is how a turn of a background job went.
+type Ran struct {
+	More   bool            `json:"more"` // it can go on at once
+	Text   string          `json:"text"`
+	Report json.RawMessage `json:"report"`
 }
 
 // Trouble is what keeps the service from making anything durable. It goes on trying by itself.
@@ -190,6 +207,7 @@ type Server struct {
 	Service  *serve.Server
 	Room     *room.Watch
 	Requests *requests.History
+	Jobs     *jobs.Runner // nil if there are none
 	started  time.Time
 }
 
@@ -244,6 +262,7 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /sweep", quarantine(s.Journal.Quarantine))
 	mux.HandleFunc("POST /sweep", s.writes(quarantine(s.Journal.Sweep)))
+	mux.HandleFunc("POST /jobs/{name}", s.writes(s.job))
 	mux.HandleFunc("POST /thaw", s.writes(s.thaw))
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
 		since, err := time.ParseDuration(cmp.Or(r.URL.Query().Get("since"), "0"))
@@ -317,6 +336,21 @@ func (s *Server) thaw(w http.ResponseWriter, r *http.Request) {
 	reply(w, freezes(ended), err)
 }
 
+// job runs a background job once.
+func (s *Server) job(w http.ResponseWriter, r *http.Request) {
+	if s.Jobs == nil {
+		reply(w, nil, errors.New("this service runs no background jobs"))
+		return
+	}
+	res, err := s.Jobs.Now(r.Context(), r.PathValue("name"))
+	if err != nil {
+		reply(w, nil, err)
+		return
+	}
+	report, err := json.Marshal(res.Report)
+	reply(w, Ran{res.More, res.Text, report}, err)
+}
+
 // quarantine answers with what found finds.
 func quarantine(found func(context.Context) (journal.Quarantine, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -353,6 +387,13 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 
 		Outside: info.Quarantine.Count, OutsideBytes: info.Quarantine.Bytes,
 		Frozen: freezes(s.Journal.Freezes()), SingleOwner: info.SingleOwner,
+		Removed: v.Removed, ObjectBytes: v.Objects, Jobs: []jobs.Status{},
+	}
+	if st.Retired, err = reclaim.Wait(s.Journal); err != nil {
+		return Status{}, err
+	}
+	if s.Jobs != nil {
+		st.Jobs = s.Jobs.Status()
 	}
 	st.ReadOnly, st.Room, st.Forecasts = s.readOnly(), []Fill{}, s.Room.Forecasts()
 	for _, f := range s.Room.Fills() {
@@ -454,6 +495,12 @@ func GetQuarantine(ctx context.Context, dir string) (q Quarantine, err error) {
 func GetRequests(ctx context.Context, dir string, since time.Duration) (r requests.Report, err error) {
 	err = ask(ctx, dir, http.MethodGet, "/requests?since="+since.String(), nil, &r)
 	return r, err
+}
+
+// RunJob has the service on dir run a background job once, and waits for it.
+func RunJob(ctx context.Context, dir, name string) (ran Ran, err error) {
+	err = ask(ctx, dir, http.MethodPost, "/jobs/"+url.PathEscape(name), nil, &ran)
+	return ran, err
 }
 
 // Sweep tells the service on dir to delete what may be deleted of that, and returns what it deleted.

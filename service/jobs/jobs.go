@@ -104,7 +104,7 @@ func (t *Turn) Load(v any) {
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
 	if len(t.s.Memory) > 0 && json.Unmarshal(t.s.Memory, v) != nil {
-		t.r.log.Warn("what a job remembered cannot be read, so it begins anew", "job", t.s.Name)
+		t.r.log.Warn("what a job remembered cannot be read", "job", t.s.Name)
 	}
 }
 
@@ -235,7 +235,7 @@ func New(cfg Config) *Runner {
 		var kept []*state
 		r.file, kept, err = openFile(cfg.Path)
 		if err != nil {
-			r.log.Warn("what is known of the jobs is lost, and they begin anew", "error", err)
+			r.log.Warn("what is known of the jobs is lost", "error", err)
 		}
 		for _, s := range kept {
 			known[s.Name] = s
@@ -249,7 +249,7 @@ func New(cfg Config) *Runner {
 		if s.Running { // it did not end: the process did, in the middle of it
 			s.Running, s.Ended = false, s.Began
 			if s.fail(r.began, "the process ended during the run") {
-				r.log.Error("a job rests, because it failed too often", "job", s.Name, "until", s.Open.UTC(), "error", s.Error)
+				r.log.Error("a job rests", "job", s.Name, "until", s.Open.UTC(), "error", s.Error)
 			}
 		}
 		r.states = append(r.states, s)
@@ -385,7 +385,7 @@ func (r *Runner) turn(ctx context.Context, i int, a *asking) {
 	r.mu.Unlock()
 	switch {
 	case opened:
-		r.log.Error("a job rests, because it failed too often", "job", s.Name, "until", until.UTC(), "error", err)
+		r.log.Error("a job rests", "job", s.Name, "until", until.UTC(), "error", err)
 	case err != nil && ctx.Err() == nil:
 		r.log.Error("a job failed", "job", s.Name, "did", s.Did, "error", err)
 	case s.Did > 0:

@@ -156,6 +156,19 @@ func (r Report) String() string {
 	return strings.Join(append(did, r.Left...), "; ")
 }
 
+// Plus returns what two runs in a row did.
+func (r Report) Plus(next Report) Report {
+	sum := next // what it says of how things stand
+	sum.Sessions += r.Sessions
+	for _, x := range []struct{ to, more *Amount }{
+		{&sum.Condemned, &r.Condemned}, {&sum.Cleaned, &r.Cleaned}, {&sum.Merged, &r.Merged}, {&sum.Retired, &r.Retired},
+	} {
+		x.to.add(x.more.Count, x.more.Bytes)
+	}
+	sum.Made += r.Made
+	return sum
+}
+
 // left notes why something was not done, once.
 func (r *Report) left(format string, a ...any) { r.Left = append(r.Left, fmt.Sprintf(format, a...)) }
 

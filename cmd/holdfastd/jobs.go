@@ -1,0 +1,95 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"holdfast/service/admin"
+	"holdfast/service/config"
+	"holdfast/service/jobs"
+	"holdfast/service/journal"
+	"holdfast/service/reclaim"
+	"holdfast/service/room"
+	"holdfast/service/serve"
+)
+
+// jobs returns what runs the background jobs.
+func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, space *room.Watch, log *slog.Logger) *jobs.Runner {
+	return jobs.New(jobs.Config{
+		Path: filepath.Join(d.dir, jobs.FileName), Log: log,
+		Full: func() string {
+			if level, _, worst := space.State(); level >= room.Pause {
+				return worst.String()
+			}
+			return ""
+		},
+		Jobs: []jobs.Job{
+			reclaim.Job(reclaim.Config{
+				Journal: j, Log: log, Share: share(set.Reclaim.Share), Deletes: set.Reclaim.DeletesPerHour, Copy: uint64(set.Reclaim.CopyPerHour),
+				EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space) },
+			}, set.Reclaim.Every.Duration),
+		},
+	})
+}
+
+// share returns the percentage of the configuration as package reclaim wants it.
+func share(percent int) int {
+	if percent == 0 {
+		return -1
+	}
+	return percent
+}
+
+// freeBytes returns how much room there is on the disk of the bucket, if it is on one.
+func freeBytes(space *room.Watch) (free uint64, limited bool) {
+	for _, f := range space.Fills() {
+		if f.What == bucketDisk && f.Unit == "bytes" {
+			return uint64(max(0, f.Size-f.Used)), true
+		}
+	}
+	return 0, false
+}
+
+// waiting says what is freed and what of that is still in the bucket.
+func waiting(st admin.Status) string {
+	w, more, next := st.Retired, "", ""
+	if w.More {
+		more = " or more"
+	}
+	if !w.Next.IsZero() {
+		next = ", the first after " + w.Next.Format(time.RFC3339)
+	}
+	return fmt.Sprintf("%d segments%s, %d bytes, wait to be deleted%s; %d are deleted", w.Count, more, w.Bytes, next, st.Removed)
+}
+
+// printJob writes how a background job is.
+func printJob(out io.Writer, b jobs.Status) error {
+	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	last := "it has not run yet"
+	switch {
+	case b.Running:
+		last = "it runs since " + at(b.Began)
+	case b.Error != "":
+		last = fmt.Sprintf("FAILED at %s: %s", at(b.Ended), b.Error)
+	case b.Turns > 0:
+		last = fmt.Sprintf("%s: %s", at(b.Ended), cmp.Or(b.Text, "done"))
+	}
+	next := "by hand only"
+	switch {
+	case !b.Breaker.IsZero():
+		next = fmt.Sprintf("NOT BEFORE %s, because it failed %d times in a row without getting anything done; run it by hand when the cause is mended", at(b.Breaker), b.Failures)
+	case b.Rests != "":
+		next = "when there is room: " + b.Rests
+	case !b.Next.IsZero():
+		next = at(b.Next)
+	}
+	_, err := fmt.Fprintf(out, "job       %s: %s\n          next: %s\n", b.Name, last, next)
+	if err == nil && b.Used > 0 {
+		_, err = fmt.Fprintf(out, "          used this month: %d bytes\n", b.Used)
+	}
+	return err
+}

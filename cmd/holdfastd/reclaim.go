@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/service/admin"
+	"holdfast/service/reclaim"
+)
+
+func reclaimCommand() *cobra.Command {
+	var dir string
+	var now, asJSON bool
+	c := &cobra.Command{
+		Use:   "reclaim --data DIR --now",
+		Short: "Free what nothing needs any more, now",
+		Long: `Free what nothing needs any more, while the service is running. The service does so by itself, once an hour
+unless config.toml says otherwise; with --now it does so at once, and a breaker that has stopped the job is closed.
+
+Blocks that no archive needs and that no running backup may rely on are condemned; segments that are mostly dead are
+cleaned, which copies what is live in them to others; segments without live blocks are retired, and deleted after
+seven days. Nothing is freed while deleting is frozen. It may be interrupted at any time: the service ends what it
+has begun, and goes on when it is due.`,
+		Args: exactly(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "data"); err != nil {
+				return err
+			}
+			if !now {
+				return usageError{fmt.Errorf("say --now; the service does it by itself otherwise, see %s --help", c.CommandPath())}
+			}
+			var sum reclaim.Report
+			for more := true; more; more = sum.More {
+				ran, err := admin.RunJob(c.Context(), dir, reclaim.JobName)
+				if err != nil {
+					return err
+				}
+				var r reclaim.Report
+				if err := json.Unmarshal(ran.Report, &r); err != nil {
+					return fmt.Errorf("read the service's answer: %w", err)
+				}
+				sum = sum.Plus(r)
+			}
+			return printReclaim(c, sum, asJSON)
+		},
+	}
+	dataFlag(c, &dir)
+	c.Flags().BoolVar(&now, "now", false, "do it at once")
+	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
+	return c
+}
+
+func printReclaim(c *cobra.Command, r reclaim.Report, asJSON bool) error {
+	out := c.OutOrStdout()
+	if asJSON {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	lines := []struct {
+		what, of string
+		a        reclaim.Amount
+	}{
+		{"condemned", "blocks", r.Condemned},
+		{"cleaned", "segments, of which was copied", r.Cleaned},
+		{"merged", "small segments, of which was copied", r.Merged},
+		{"retired", "segments", r.Retired},
+	}
+	for _, l := range lines {
+		if _, err := fmt.Fprintf(out, "%-10s%d %s, %d bytes\n", l.what, l.a.Count, l.of, l.a.Bytes); err != nil {
+			return err
+		}
+	}
+	if r.Held > 0 {
+		if _, err := fmt.Fprintf(out, "held      %d blocks, because a backup that is under way may rely on them\n", r.Held); err != nil {
+			return err
+		}
+	}
+	for _, l := range r.Left {
+		if _, err := fmt.Fprintf(out, "left      %s\n", l); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,24 @@
+package reclaim
+
+import (
+	"context"
+	"time"
+
+	"holdfast/service/jobs"
+)
+
+// JobName is the name of the job.
+const JobName = "reclaim"
+
+// Job returns the background job that runs this. It does not rest while a disk is full: it is what makes room there.
+func Job(cfg Config, every time.Duration) jobs.Job {
+	return jobs.Job{Name: JobName, Every: every, Run: func(ctx context.Context, t *jobs.Turn) (jobs.Result, error) {
+		cfg := cfg
+		cfg.Ledger = new(Ledger)
+		t.Load(cfg.Ledger)
+		cfg.Enough, cfg.Did = t.Enough, t.Did
+		r, err := Run(ctx, cfg)
+		t.Save(cfg.Ledger)
+		return jobs.Result{More: r.More, Text: r.String(), Report: r}, err
+	}}
+}
