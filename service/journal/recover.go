@@ -22,8 +22,6 @@ const (
 	trailerReads = 4
 	// ahead is how many trailers are fetched and decoded at a time while others are applied.
 	ahead = 8
-	// batchRows is the size of changes that replay gathers before it writes them to the view, bytes.
-	batchRows = 8 << 20
 	// smallRecord is the size of the most frequent record, that of a stored block without links, bytes.
 	smallRecord = 60
 	// listPatience is how long a takeover waits for the bucket to list what it must have.
@@ -217,31 +215,22 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 // replay applies a part of the chain to the store, in order (JOURNAL 11), from their trailers alone (JOURNAL 12). It returns how
 // many records they had.
 func replay(ctx context.Context, cfg Config, store *view.Store, s span) (records int, err error) {
-	if _, pos, _, err := store.Position(); err != nil {
+	r, err := store.Replay(s.size() / smallRecord)
+	if err != nil {
 		return 0, err
-	} else if pos == (segment.Position{}) { // from nothing
-		store.Expect(s.size() / smallRecord)
-		defer store.Expect(0)
 	}
-	l, done, all := view.NewLayer(store), 0, s.count()
+	done, all := 0, s.count()
 	err = s.trailers(ctx, cfg, func(f found, t *segment.Trailer) error {
-		if err := view.ApplySegment(l, f.key, f.size, t, logKey(cfg)); err != nil {
+		if err := r.Segment(f.key, f.size, t, logKey(cfg)); err != nil {
 			return err
 		}
 		records += len(t.Records)
 		if done++; cfg.Progress != nil {
 			cfg.Progress(done, all)
 		}
-		if l.Size() < batchRows {
-			return nil
-		}
-		defer l.Reset()
-		return store.Commit(l)
+		return nil
 	})
-	if err != nil {
-		return records, err
-	}
-	return records, store.Commit(l)
+	return records, errors.Join(err, r.Close())
 }
 
 // trailers calls fn with the trailer of each segment of s, in order, and the landing that it belongs to, while the next

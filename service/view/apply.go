@@ -228,8 +228,9 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	}
 	children := make([]Block, len(rec.Links))
 	var missing []holdfast.Name
+	ck := k // of a child
 	for i, link := range rec.Links {
-		ck := blockKey(rowBlock, s.group, link)
+		copy(ck[5:], link[:])
 		b, ok, err := loadBlock(rows, ck[:])
 		if err != nil {
 			return err
@@ -251,8 +252,10 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	}
 
 	// From here on nothing is refused.
+	var v [blockSize]byte
 	for i, link := range rec.Links {
-		if err := putReferenced(rows, blockKey(rowBlock, s.group, link), children[i]); err != nil {
+		copy(ck[5:], link[:])
+		if err := rows.Put(ck[:], children[i].referenced().encode(&v)); err != nil {
 			return err
 		}
 	}
@@ -270,7 +273,6 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			b.Since = 0
 		}
 	}
-	var v [blockSize]byte
 	if err := rows.Put(k[:], b.encode(&v)); err != nil {
 		return err
 	}
@@ -284,7 +286,8 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			return err
 		}
 	}
-	u, err := loadUsage(rows, s.Account)
+	uk := usageKey(s.Account)
+	u, err := loadUsage(rows, uk)
 	if err != nil {
 		return err
 	}
@@ -298,7 +301,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		}
 	}
 	var uv [usageSize]byte
-	return rows.Put(key(rowUsage, s.Account[:]), u.encode(&uv))
+	return rows.Put(uk, u.encode(&uv))
 }
 
 // msPerDay is a day in ms.
@@ -324,12 +327,11 @@ func (s *Session) room(rows Getter, timeMS int64, billed uint64) (d Day, k [1 + 
 	return d, k, err
 }
 
-// putReferenced writes b with one reference more.
-func putReferenced(rows Rows, k [blockKeySize]byte, b Block) error {
+// referenced gives b one reference more.
+func (b *Block) referenced() *Block {
 	b.Count++
 	b.Since = 0
-	var v [blockSize]byte
-	return rows.Put(k[:], b.encode(&v))
+	return b
 }
 
 // applyHistory adds a signed record to its vault's history. Whether it may follow is decided by the code
@@ -488,7 +490,8 @@ func applyCommit(rows Rows, v Vault, fields []byte) error {
 	if b.Kind != holdfast.KindArchive {
 		return fmt.Errorf("%w: the root is a %s", ErrKind, b.Kind)
 	}
-	return putReferenced(rows, k, b)
+	var raw [blockSize]byte
+	return rows.Put(k[:], b.referenced().encode(&raw))
 }
 
 func applyAccount(rows Rows, rec segment.Account) error {
@@ -561,14 +564,14 @@ func applyAsked(rows Rows, timeMS int64, rec segment.Asked) error {
 	} else if have == nil {
 		return fmt.Errorf("%w: %s", ErrNoAccount, rec.Account)
 	}
-	u, err := loadUsage(rows, rec.Account)
+	u, err := loadUsage(rows, usageKey(rec.Account))
 	if err != nil {
 		return err
 	}
 	u.advance(timeMS)
 	u.Asked += rec.Names
 	var b [usageSize]byte
-	return rows.Put(key(rowUsage, rec.Account[:]), u.encode(&b))
+	return rows.Put(usageKey(rec.Account), u.encode(&b))
 }
 
 // SetNonce notes under which key an applied segment is in the bucket.

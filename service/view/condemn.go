@@ -118,7 +118,7 @@ func drop(rows Rows, timeMS int64, s Session, at, links [blockKeySize]byte, alte
 	if err := m.put(rows); err != nil {
 		return err
 	}
-	u, err := loadUsage(rows, s.Account)
+	u, err := loadUsage(rows, usageKey(s.Account))
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func drop(rows Rows, timeMS int64, s Session, at, links [blockKeySize]byte, alte
 	u.Billed -= holdfast.Billed(int(b.Len))
 	u.Blocks--
 	var v [usageSize]byte
-	return rows.Put(key(rowUsage, s.Account[:]), u.encode(&v))
+	return rows.Put(usageKey(s.Account), u.encode(&v))
 }
 
 // leave takes a block out of the count of its segment.

@@ -1,53 +1,59 @@
 package view
 
-import "encoding/binary"
+import (
+	"hash/maphash"
+	"sync/atomic"
+)
 
-// filter is a Bloom filter over the keys of block rows. Names are hashes already, so that their bytes
-// serve as the filter's hashes; names chosen to collide only make it useless, never wrong.
+// filter is a Bloom filter over the keys of block rows. All bits of a key are in one line of the processor's cache. The
+// seed is ours, so that nobody can choose names that collide. It may be added to and asked by several goroutines at once.
 type filter struct {
-	bits []uint64
-	mask uint64
+	seed  maphash.Seed
+	lines []filterLine
 }
 
+type filterLine [8]uint64
+
 const (
-	filterBits   = 10 // for each expected key, at least
-	filterProbes = 4
+	filterBits   = 12 // for each expected key, at least
+	filterProbes = 5
 	maxFilter    = 64 << 20 // bytes
 )
 
 // newFilter returns an empty filter for about n keys.
-func newFilter(n int64) *filter {
+func newFilter(seed maphash.Seed, n int64) *filter {
 	size := int64(1 << 10)
 	for size < maxFilter && size*8 < n*filterBits {
 		size *= 2
 	}
-	return &filter{make([]uint64, size/8), uint64(size*8 - 1)}
+	return &filter{seed, make([]filterLine, size/64)}
 }
 
-// probe returns two hashes of a block's key; the group is part of both.
-func probe[K string | []byte](key K) (a, b uint64) {
-	k := key[:blockKeySize]
-	var p [16]byte
-	copy(p[:], k[blockKeySize-16:])
-	group := uint64(k[1])<<24 | uint64(k[2])<<16 | uint64(k[3])<<8 | uint64(k[4])
-	return binary.BigEndian.Uint64(p[:]) + group*0x9e3779b97f4a7c15, binary.BigEndian.Uint64(p[8:]) | 1
-}
+func (f *filter) hash(key []byte) uint64 { return maphash.Bytes(f.seed, key) }
 
-func (f *filter) add(key string) {
-	a, b := probe(key)
+// line returns the line of a hash. Its other bits say which 9 bits each are the places in it.
+func (f *filter) line(hash uint64) *filterLine { return &f.lines[hash&uint64(len(f.lines)-1)] }
+
+// spread makes the places of a hash out of it: 9 bits for each probe.
+func spread(hash uint64) uint64 { return hash * 0x9e3779b97f4a7c15 >> (64 - 9*filterProbes) }
+
+func (f *filter) add(hash uint64) {
+	l, p := f.line(hash), spread(hash)
 	for range filterProbes {
-		f.bits[a&f.mask/64] |= 1 << (a & 63)
-		a += b
+		if w, bit := &l[p>>6&7], uint64(1)<<(p&63); atomic.LoadUint64(w)&bit == 0 {
+			atomic.OrUint64(w, bit)
+		}
+		p >>= 9
 	}
 }
 
-func (f *filter) has(key []byte) bool {
-	a, b := probe(key)
+func (f *filter) has(hash uint64) bool {
+	l, p := f.line(hash), spread(hash)
 	for range filterProbes {
-		if f.bits[a&f.mask/64]&(1<<(a&63)) == 0 {
+		if atomic.LoadUint64(&l[p>>6&7])&(1<<(p&63)) == 0 {
 			return false
 		}
-		a += b
+		p >>= 9
 	}
 	return true
 }

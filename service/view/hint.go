@@ -42,19 +42,19 @@ func (s Segment) sparseClass() (class byte, ok bool) {
 func (s Segment) tiny() bool { return s.Blocks > 0 && s.Body() < Tiny }
 
 // unusedKey returns the hint of the block in row k, without references since then (ms).
-func unusedKey(k string, since int64) []byte {
+func unusedKey[K string | []byte](k K, since int64) []byte {
 	h := make([]byte, 2, 2+8+blockKeySize-1)
 	h[0], h[1] = rowLocal, localUnused
 	h = binary.BigEndian.AppendUint64(h, uint64(since))
 	return append(h, k[1:blockKeySize]...)
 }
 
-func sparseKey(class byte, pos string) []byte {
+func sparseKey[K string | []byte](class byte, pos K) []byte {
 	return append([]byte{rowLocal, localSparse, class}, pos...)
 }
 
 // hints calls put with the keys of the hints of a row that is committed.
-func hints(k string, v []byte, put func(key []byte) error) error {
+func hints[K string | []byte](k K, v []byte, put func(key []byte) error) error {
 	switch {
 	case v == nil:
 	case k[0] == rowBlock && len(v) == blockSize:

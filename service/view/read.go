@@ -125,7 +125,7 @@ func (r Reader) AccountByName(name string) (Account, bool, error) {
 
 // Usage returns what an account stores, with the integral carried on to the journal time now (ms).
 func (r Reader) Usage(id holdfast.AccountID, now int64) (Usage, error) {
-	u, err := loadUsage(r.rows, id)
+	u, err := loadUsage(r.rows, usageKey(id))
 	u.advance(now)
 	return u, err
 }

@@ -199,11 +199,21 @@ func (u *Usage) encode(dst *[usageSize]byte) []byte {
 	return dst[:]
 }
 
-func loadUsage(rows Getter, id holdfast.AccountID) (u Usage, err error) {
-	_, err = load(rows, key(rowUsage, id[:]), func(r *enc.Reader) {
-		u = Usage{Bytes: r.U64(), Billed: r.U64(), Blocks: r.U64(), Asked: r.U64(), AsOf: r.I64(), Stored: Integral{r.U64(), r.U64()}, Paid: Integral{r.U64(), r.U64()}}
-	})
-	return u, err
+func usageKey(id holdfast.AccountID) []byte { return append([]byte{rowUsage}, id[:]...) }
+
+func loadUsage(rows Getter, k []byte) (u Usage, err error) {
+	raw, err := rows.Get(k)
+	if err != nil || raw == nil {
+		return u, err
+	}
+	if len(raw) != usageSize {
+		return u, fmt.Errorf("row %q: %w: %d bytes", k, ErrDamaged, len(raw))
+	}
+	u64 := func(i int) uint64 { return binary.BigEndian.Uint64(raw[8*i:]) }
+	return Usage{
+		Bytes: u64(0), Billed: u64(1), Blocks: u64(2), Asked: u64(3), AsOf: int64(u64(4)),
+		Stored: Integral{u64(5), u64(6)}, Paid: Integral{u64(7), u64(8)},
+	}, nil
 }
 
 // tlsRow is what a connection key is known as.
@@ -309,16 +319,22 @@ func loadSession(rows Getter, id holdfast.SessionID) (s Session, ok bool, err er
 	var k [17]byte
 	k[0] = rowSession
 	copy(k[1:], id[:])
-	ok, err = load(rows, k[:], func(r *enc.Reader) {
-		r.Fixed(s.Vault[:])
-		r.Fixed(s.Group[:])
-		s.group = r.U32()
-		r.Fixed(s.Signer[:])
-		r.Fixed(s.Account[:])
-		s.N, s.Start = r.U64(), r.I64()
-		s.Cap = Amount{r.U64(), r.U64()}
-	})
-	return s, ok, err
+	raw, err := rows.Get(k[:])
+	if err != nil || raw == nil {
+		return s, false, err
+	}
+	r := enc.NewReader(raw) // and not load, which costs memory: each block asks
+	r.Fixed(s.Vault[:])
+	r.Fixed(s.Group[:])
+	s.group = r.U32()
+	r.Fixed(s.Signer[:])
+	r.Fixed(s.Account[:])
+	s.N, s.Start = r.U64(), r.I64()
+	s.Cap = Amount{r.U64(), r.U64()}
+	if err := r.Done(); err != nil {
+		return s, false, fmt.Errorf("row %q: %w: %w", k, ErrDamaged, err)
+	}
+	return s, true, nil
 }
 
 const daySize = 3 * 8

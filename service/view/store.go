@@ -48,16 +48,13 @@ type Store struct {
 	cache  *pebble.Cache
 	db     *pebble.DB
 	fs     vfs.FS
-	opts   *pebble.Options // as db has them
+	opts   *pebble.Options        // as db has them
+	fresh  func() *pebble.Options // makes them
 
 	snapMu sync.Mutex
 	snaps  map[*Snapshot]struct{} // open ones
 	// hints is held while rows are committed, and while a hint is compared with its row.
 	hints sync.Mutex
-
-	// absent, unless nil, knows of every block row that was ever committed. Most look-ups of a replay are for
-	// blocks that are not there yet, and this answers them without the database.
-	absent *filter
 }
 
 // ErrClosed reports the use of a Store after its Close.
@@ -154,28 +151,32 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 			s, err = nil, fmt.Errorf("open view %s: %w: %s", dir, ErrDamaged, bad)
 		}
 	}()
-	opts := &pebble.Options{
-		Cache:              cache,
-		FS:                 fs,
-		FormatMajorVersion: pebble.FormatNewest,
-		Logger:             logger{dir, &opened},
-		EventListener: &pebble.EventListener{BackgroundError: func(err error) {
-			if opened.Load() {
-				never.Happened(contradictory(dir, fmt.Sprintf("the database cannot tidy up: %v", err)))
-			}
-		}},
-		MaxOpenFiles:                openFiles,
-		MemTableSize:                memTableSize,
-		MemTableStopWritesThreshold: memTables,
+	fresh := func() *pebble.Options {
+		opts := &pebble.Options{
+			Cache:              cache,
+			FS:                 fs,
+			FormatMajorVersion: pebble.FormatNewest,
+			Logger:             logger{dir, &opened},
+			EventListener: &pebble.EventListener{BackgroundError: func(err error) {
+				if opened.Load() {
+					never.Happened(contradictory(dir, fmt.Sprintf("the database cannot tidy up: %v", err)))
+				}
+			}},
+			MaxOpenFiles:                openFiles,
+			MemTableSize:                memTableSize,
+			MemTableStopWritesThreshold: memTables,
+		}
+		for i := range opts.Levels {
+			// Most look-ups during a backup are for blocks that are not there.
+			opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		}
+		for _, fn := range set {
+			fn(opts)
+		}
+		opts.EnsureDefaults()
+		return opts
 	}
-	for i := range opts.Levels {
-		// Most look-ups during a backup are for blocks that are not there.
-		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-	}
-	for _, fn := range set {
-		fn(opts)
-	}
-	opts.EnsureDefaults()
+	opts := fresh()
 	if db, err = pebble.Open(dir, opts); err != nil {
 		cache.Unref()
 		// An error of the operating system (no permission, no space, locked by another process) says nothing
@@ -186,7 +187,7 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 		}
 		return nil, fmt.Errorf("open view %s: %w: %w", dir, ErrDamaged, err)
 	}
-	s = &Store{dir: dir, opened: &opened, cache: cache, db: db, fs: fs, opts: opts}
+	s = &Store{dir: dir, opened: &opened, cache: cache, db: db, fs: fs, opts: opts, fresh: fresh}
 	_, _, err = loadMeta(s)
 	if left := fs.PathJoin(dir, incoming); err == nil { // of a checkpoint that was being taken in
 		if _, no := fs.Stat(left); no == nil {
@@ -257,9 +258,6 @@ func (s *Store) Get(key []byte) ([]byte, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	if s.absent != nil && key[0] == rowBlock && !s.absent.has(key) {
-		return nil, nil
-	}
 	v, closer, err := s.db.Get(key)
 	if err == pebble.ErrNotFound {
 		return nil, nil
@@ -306,9 +304,6 @@ func (s *Store) Commit(l *Layer) error {
 		if v == nil {
 			err = b.Delete([]byte(k), nil)
 		} else {
-			if s.absent != nil && k[0] == rowBlock {
-				s.absent.add(k)
-			}
 			op := b.SetDeferred(len(k), len(v))
 			copy(op.Key, k)
 			copy(op.Value, v)
@@ -325,15 +320,6 @@ func (s *Store) Commit(l *Layer) error {
 		return s.failed("write view", err)
 	}
 	return nil
-}
-
-// Expect prepares an empty store for about that many records being replayed, until Expect(0). Nobody else
-// may use the store meanwhile.
-func (s *Store) Expect(records int64) {
-	s.absent = nil
-	if records > 0 {
-		s.absent = newFilter(records)
-	}
 }
 
 // Clear removes all rows.

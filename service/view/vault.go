@@ -380,7 +380,11 @@ func loadRevocations(rows Getter, group uint32) (rev revocations, err error) {
 	var k [5]byte
 	k[0] = rowRevoked
 	binary.BigEndian.PutUint32(k[1:], group)
-	_, err = load(rows, k[:], func(r *enc.Reader) {
+	raw, err := rows.Get(k[:])
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	_, err = load(oneRow(raw), k[:], func(r *enc.Reader) {
 		rev = make(revocations, r.Len()/revocationSize)
 		for i := range rev {
 			x := &rev[i]
