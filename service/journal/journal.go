@@ -65,7 +65,9 @@ type Config struct {
 	// simulated and many days pass.
 	Watch time.Duration
 
-	report bool // find the digest that Recover reports
+	report   bool // find the digest that Recover reports
+	partSize int  // of checkpoints, bytes; 0 is view.PartSize
+	behind   int  // replaces minBehind
 
 	clock func() time.Time // what the journal's time follows; nil is time.Now. A test in which many days pass sets it: the view's timers are slow
 }
@@ -145,6 +147,8 @@ type Journal struct {
 	ended     []Ended
 	open      map[holdfast.SessionID]sessionStart // of this process, neither ended nor forgotten
 	wake      chan struct{}                       // tells watch that something is owed
+
+	suspects suspects // has a lock of its own
 
 	checkpoints checkpoints
 }

@@ -61,6 +61,7 @@ func (j *Journal) observe() {
 		case <-j.stopped:
 			return
 		}
+		j.examine(j.ctx)
 		for _, a := range j.absent() {
 			s, why := j.sight(j.ctx, a)
 			if j.ctx.Err() != nil {

@@ -184,6 +184,7 @@ func (s *Server) writeRead(w http.ResponseWriter, rd *read, cut *cutter) error {
 		switch {
 		case errors.Is(res.Err, journal.ErrDamaged):
 			s.log.Error("block is damaged in the bucket", "block", f.Name, "segment", rd.run[i].Pos, "error", res.Err)
+			s.j.Suspect(f.Name, rd.run[i].Block)
 			f.Status, f.Sealed = wire.FrameDamaged, nil
 		case res.Err != nil:
 			return fmt.Errorf("%w: %w", errBackend, res.Err)
