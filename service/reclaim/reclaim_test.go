@@ -184,21 +184,64 @@ func (w *world) run(cfg Config) Report {
 	return r
 }
 
-func TestSpaceComesBack(t *testing.T) {
+// halves makes two archives in one process: one of the chunks from a to b, and one of every second of them.
+func (w *world) halves(size, a, b int) {
+	w.backup(size, seq(a, b)...)
+	var even []int
+	for i := a; i < b; i += 2 {
+		even = append(even, i)
+	}
+	w.backup(size, even...)
+}
+
+// TestCleaning: what is live in a segment that is half dead is elsewhere after one run, the segment is retired, and a
+// second run finds nothing to do.
+func TestCleaning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.close()
-		// Two archives share the chunks 10 to 19; the second one goes.
-		w.backup(100_000, seq(0, 20)...)
-		w.backup(100_000, seq(10, 120)...)
-		w.check()
-		w.remove(1)
+		w.halves(100_000, 0, 240) // two segments, one of them full
+		w.remove(0)
+		before, err := w.j.Acked().Stats()
+		w.must(err)
 		r := w.run(Config{})
-		t.Log(r)
 		w.check()
-		if r.Condemned.Count != 102 || r.Condemned.Bytes < 100*100_000 {
-			t.Errorf("%d blocks, %d bytes were condemned", r.Condemned.Count, r.Condemned.Bytes)
+		if r.Condemned.Count != 122 || r.Condemned.Bytes != 120*100_000+200 {
+			t.Errorf("%d blocks of %d bytes were condemned", r.Condemned.Count, r.Condemned.Bytes)
 		}
+		if r.Cleaned.Count != 2 || r.Cleaned.Bytes != 120*100_000 || r.Made != 1 {
+			t.Errorf("%d segments of %d live bytes were cleaned into %d", r.Cleaned.Count, r.Cleaned.Bytes, r.Made)
+		}
+		if r.Retired.Count != 2 || r.Retired.Bytes < 24_000_000 || r.More || len(r.Left) != 0 {
+			t.Errorf("%+v", r)
+		}
+		after, err := w.j.Acked().Stats()
+		w.must(err)
+		if after.Bytes != before.Bytes-r.Condemned.Bytes || after.Retired != 2 {
+			t.Errorf("%+v after %+v", after, before)
+		}
+		if again := w.run(Config{}); again.Progress() != 0 || again.String() != "nothing to free" {
+			t.Errorf("a second run: %s", again)
+		}
+		w.restart()
+		w.check()
+	})
+}
+
+// TestShare: a segment with more in it than the share is left alone.
+func TestShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.halves(100_000, 0, 100) // half of it, and two trees
+		w.remove(0)
+		if r := w.run(Config{Share: 49}); r.Condemned.Count != 52 || r.Cleaned.Count != 0 || r.Retired.Count != 0 {
+			t.Errorf("%s", r)
+		}
+		if r := w.run(Config{Share: 52}); r.Cleaned.Count != 1 || r.Retired.Count != 1 {
+			t.Errorf("%s", r)
+		}
+		w.check()
 	})
 }
 
