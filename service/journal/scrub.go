@@ -54,6 +54,10 @@ func (j *Journal) ScrubSegment(ctx context.Context, pos segment.Position) (s Scr
 	var raw []byte // the trailer, if a bundle had to give it
 	_, t, err := fetchTrailer(ctx, j.cfg.Bucket, f)
 	s.Read += uint64(key.Trailer)
+	for look := 0; look < badLooks && errors.Is(err, ErrDamaged); look++ {
+		_, t, err = fetchTrailer(bucket.Fresh(ctx), j.cfg.Bucket, f)
+		s.Read += uint64(key.Trailer)
+	}
 	switch {
 	case errors.Is(err, bucket.ErrNotFound):
 		s.Missing = true

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,22 +178,24 @@ func TestScrubBelievesNoFault(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		pos, n, bad := j.Position(), 0, 0
+		pos, bad := j.Position(), 0
+		var mu sync.Mutex
+		dice := rand.New(rand.NewPCG(1, 2))
 		b.OnOp(func(op sim.Op, key string, attempt int) (f sim.Fault) {
 			if op != sim.OpGet && op != sim.OpList || key == segment.EpochKey(testCell) {
 				return f
 			}
-			switch n++; n % 13 {
-			case 0:
+			mu.Lock()
+			defer mu.Unlock()
+			switch dice.IntN(20) {
+			case 0, 1:
 				f.Flip = true
 			case 2:
 				f.Short = true
-			case 3:
+			case 3, 4:
 				f.Wrong = true
-			case 7:
+			case 5:
 				f.Err = errors.New("the line broke")
-			case 9:
-				f.Flip = true
 			default:
 				return f
 			}
