@@ -66,6 +66,9 @@ type world struct {
 	with func(*sim.Bucket) bucket.Bucket
 	disk *view.Disk   // that the view is on; nil for a new one at each start
 	log  *slog.Logger // nil discards
+	// readOnly, if set, says what the service takes no more.
+	readOnly func() serve.Closed
+	watch    time.Duration // between two looks of the journal at its epoch; 0 is as it always is
 
 	mu     sync.Mutex // guards what a restart replaces, against clients that dial meanwhile
 	bucket *sim.Bucket
@@ -121,7 +124,7 @@ func inWorldWith(t *testing.T, owner keyring.Owner, with func(*sim.Bucket) bucke
 
 // config is that of the journal, over the newest connection to the bucket.
 func (w *world) config() journal.Config {
-	cfg := journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: w.host, LogKey: w.id.LogKey(), Log: w.log}
+	cfg := journal.Config{Bucket: w.bucket, Cell: w.id.Cell, Host: w.host, LogKey: w.id.LogKey(), Log: w.log, Watch: w.watch}
 	if w.with != nil {
 		cfg.Bucket = w.with(w.bucket)
 	}
@@ -153,7 +156,7 @@ func (w *world) serve(cfg journal.Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	srv := serve.New(serve.Config{Journal: j, Identity: w.id})
+	srv := serve.New(serve.Config{Journal: j, Identity: w.id, ReadOnly: w.readOnly})
 	l := pipenet.Listen()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))
 	served := make(chan error, 1)
@@ -227,7 +230,13 @@ func (m *machine) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 // machine returns a machine with a fresh key that is not enrolled.
 func (w *world) machine(vault holdfast.VaultID, group byte, rights holdfast.Rights) *machine {
 	w.Helper()
-	m := &machine{Machine: w.owner.NewMachine(vault, holdfast.GroupID{group}, rights, 64<<10), w: w, cache: w.TempDir()}
+	return w.machineOf(w.owner, vault, group, rights)
+}
+
+// machineOf is machine of another owner.
+func (w *world) machineOf(owner keyring.Owner, vault holdfast.VaultID, group byte, rights holdfast.Rights) *machine {
+	w.Helper()
+	m := &machine{Machine: owner.NewMachine(vault, holdfast.GroupID{group}, rights, 64<<10), w: w, cache: w.TempDir()}
 	m.Address, m.ServiceKey, m.LogKey = "service:1", wire.PublicKey(w.id.TLSKey().Public().(ed25519.PublicKey)), wire.PublicKey(w.id.LogKey().Public().(ed25519.PublicKey))
 	m.addr = &net.TCPAddr{IP: net.IPv4(10, 0, byte(len(w.machines)), 1), Port: 1000}
 	m.c = remote.Dial(m.Machine, remote.Options{CacheDir: m.cache, DialContext: m.dial})
@@ -237,16 +246,23 @@ func (w *world) machine(vault holdfast.VaultID, group byte, rights holdfast.Righ
 
 func (w *world) enrolFirst() {
 	w.Helper()
-	secret, err := account.Add(w.Context(), w.j, "customer")
+	w.first = w.settler(w.owner, "customer")
+}
+
+// settler makes an account for that owner, and a vault with one machine.
+func (w *world) settler(owner keyring.Owner, name string) *machine {
+	w.Helper()
+	secret, err := account.Add(w.Context(), w.j, name)
 	if err != nil {
 		w.Fatal(err)
 	}
-	blank := w.owner.NewMachine(holdfast.VaultID{}, holdfast.GroupID{1}, holdfast.RightsAll, 64<<10)
-	genesis := remote.Genesis(w.owner, blank.Hist)
-	w.first = w.machine(holdfast.VaultID(genesis.ID()), 1, holdfast.RightsAll)
-	if err := w.first.c.Enrol(w.Context(), wire.Token{Secret: secret}, w.owner.SignKey(), genesis); err != nil {
+	blank := owner.NewMachine(holdfast.VaultID{}, holdfast.GroupID{1}, holdfast.RightsAll, 64<<10)
+	genesis := remote.Genesis(owner, blank.Hist)
+	m := w.machineOf(owner, holdfast.VaultID(genesis.ID()), 1, holdfast.RightsAll)
+	if err := m.c.Enrol(w.Context(), wire.Token{Secret: secret}, owner.SignKey(), genesis); err != nil {
 		w.Fatal(err)
 	}
+	return m
 }
 
 // enrol has the owner enrol another machine.

@@ -80,3 +80,24 @@ func (d *Disk) Crash(percent int, seed uint64) *Disk {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	return &Disk{fs: d.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})}
 }
+
+// Used returns how many bytes the files on d have.
+func (d *Disk) Used() (n int64) {
+	var walk func(dir string)
+	walk = func(dir string) {
+		names, err := d.fs.List(dir)
+		if err != nil {
+			return
+		}
+		for _, name := range names {
+			path := d.fs.PathJoin(dir, name)
+			if st, err := d.fs.Stat(path); err == nil && st.IsDir() {
+				walk(path)
+			} else if err == nil {
+				n += st.Size()
+			}
+		}
+	}
+	walk("")
+	return n
+}
