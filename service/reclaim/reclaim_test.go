@@ -70,6 +70,7 @@ func (w *world) restart() {
 	w.j.Close(context.Background())
 	w.bucket = w.store.Connect(2)
 	w.open()
+	time.Sleep(time.Second) // another process begins a little later
 }
 
 func (w *world) close() { w.must(w.j.Close(context.Background())) }
