@@ -159,11 +159,15 @@ func (j *Journal) Checkpoint(ctx context.Context) (r CheckpointReport, err error
 	// 1. What attempts left that came to nothing. If it cannot be removed, there must not be ever more of it.
 	removed, left, untidy := j.tidyCheckpoints(ctx, false)
 	r.Removed = removed
+	if left >= maxCheckpoints {
+		removed, left, untidy = j.tidyCheckpoints(ctx, true)
+		r.Removed += removed
+	}
 	if ctx.Err() != nil {
 		return r, ctx.Err()
 	}
 	if left >= maxCheckpoints {
-		return r, fmt.Errorf("%d checkpoints, or what is left of attempts, lie in the bucket already, and older ones are not removed: %w", left, untidy)
+		return r, fmt.Errorf("%d checkpoints, or what is left of attempts, lie in the bucket already, and older ones cannot be removed: %w", left, untidy)
 	}
 
 	// 2. Put the rows, in parts. Crash, here and in all that follows up to 4: parts without a manifest, which the next run removes.
@@ -179,7 +183,7 @@ func (j *Journal) Checkpoint(ctx context.Context) (r CheckpointReport, err error
 	}
 	prefix := attemptPrefix(m.Cell, m.Position, random[[8]byte]())
 	j.checkpoints.newest = prefix
-	err = snap.Parts(ctx, func(raw []byte, rows uint32) error {
+	err = snap.Parts(ctx, cmp.Or(j.cfg.partSize, view.PartSize), func(raw []byte, rows uint32) error {
 		if len(m.Parts) == view.MaxParts {
 			return fmt.Errorf("the view has more rows than %d parts hold", view.MaxParts)
 		}
@@ -227,6 +231,9 @@ func (j *Journal) Checkpoint(ctx context.Context) (r CheckpointReport, err error
 
 	// 5. Only now older ones go.
 	removed, _, r.Untidy = j.tidyCheckpoints(ctx, true)
+	if errors.Is(r.Untidy, ErrLost) { // and may have taken ours for what is left of an attempt
+		return r, r.Untidy
+	}
 	r.Position, r.Digest, r.Rows, r.Bytes, r.Parts = m.Position, m.Digest, m.Rows(), m.Bytes(), len(m.Parts)
 	r.Removed += removed
 	r.Duration = time.Since(began)
@@ -432,7 +439,7 @@ func loadCheckpoint(ctx context.Context, cfg Config, log *slog.Logger, store *vi
 	if have == (segment.Position{}) {
 		behind = func(segment.Position) int { return math.MaxInt }
 	}
-	if c.count(to) == 0 || behind(to) < minBehind {
+	if c.count(to) == 0 || behind(to) < cmp.Or(cfg.behind, minBehind) {
 		return m, nil
 	}
 	all, err := attempts(ctx, cfg)
@@ -481,7 +488,7 @@ func tryCheckpoint(ctx context.Context, cfg Config, store *view.Store, c *chain,
 	if have != (segment.Position{}) {
 		n := c.count(m.Position) - c.count(have)
 		records := c.between(have, m.Position).size() / smallRecord
-		if n < minBehind || uint64(records)*rowsARecord < m.Rows() {
+		if n < cmp.Or(cfg.behind, minBehind) || uint64(records)*rowsARecord < m.Rows() {
 			return m, false, nil
 		}
 	}

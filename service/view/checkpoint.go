@@ -26,13 +26,13 @@ import (
 const (
 	partMagic     = "HOLDCKP1"
 	manifestMagic = "HOLDCKM1"
-	// partTarget is the size at which a part ends, bytes.
-	partTarget = 4 << 20
+	// PartSize is the size at which a part ends, bytes.
+	PartSize = 4 << 20
 	// MaxRowKey and MaxRowValue bound a row, bytes. No row comes near: the largest are the links of one block.
 	MaxRowKey   = 1 << 10
 	MaxRowValue = 4 << 20
 	// MaxPart bounds a part, bytes: one row more than its target.
-	MaxPart = 8 + partTarget + rowHead + MaxRowKey + MaxRowValue
+	MaxPart = 8 + PartSize + rowHead + MaxRowKey + MaxRowValue
 	// MaxParts bounds the parts of a checkpoint: 256 GiB of rows.
 	MaxParts = 1 << 16
 	// MaxManifest bounds a manifest, bytes.
@@ -248,10 +248,9 @@ func (d *PartDigest) Sum() ([32]byte, uint64) {
 // Snapshot is the rows of a Store at one moment, whatever is committed afterwards. Close it soon: the database keeps old rows
 // for it meanwhile. It is not safe for concurrent use.
 type Snapshot struct {
-	s      *Store
-	snap   *pebble.Snapshot
-	m      meta
-	target int // size at which a part ends, bytes
+	s    *Store
+	snap *pebble.Snapshot
+	m    meta
 }
 
 // Snapshot returns the rows as they are now.
@@ -261,7 +260,7 @@ func (s *Store) Snapshot() (*Snapshot, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	p := &Snapshot{s: s, snap: s.db.NewSnapshot(), target: partTarget}
+	p := &Snapshot{s: s, snap: s.db.NewSnapshot()}
 	var err error
 	if p.m, _, err = loadMeta(p); err != nil {
 		p.snap.Close()
@@ -322,13 +321,13 @@ func (p *Snapshot) Digest(ctx context.Context) ([32]byte, error) {
 	return d, err
 }
 
-// Parts calls fn with one part after the other, all rows in order, and how many rows it has. raw is valid during the call
-// only; the memory of one part is all that is taken.
-func (p *Snapshot) Parts(ctx context.Context, fn func(raw []byte, rows uint32) error) error {
-	from, buf := []byte{0}, make([]byte, 0, len(partMagic)+p.target+64<<10)
+// Parts calls fn with one part after the other, all rows in order, and how many rows it has. Each ends at size bytes, which is
+// PartSize but in tests. raw is valid during the call only; the memory of one part is all that is taken.
+func (p *Snapshot) Parts(ctx context.Context, size int, fn func(raw []byte, rows uint32) error) error {
+	from, buf := []byte{0}, make([]byte, 0, len(partMagic)+size+64<<10)
 	for {
 		buf = append(buf[:0], partMagic...)
-		raw, rows, next, err := p.fill(ctx, buf, from)
+		raw, rows, next, err := p.fill(ctx, buf, size, from)
 		if err != nil {
 			return fmt.Errorf("read the view for a checkpoint: %w", err)
 		}
@@ -344,7 +343,7 @@ func (p *Snapshot) Parts(ctx context.Context, fn func(raw []byte, rows uint32) e
 
 // fill appends rows from the key from on to a part until it is large enough, and returns the key at which the next begins.
 // The iterator lives no longer than that: it keeps files that were merged away.
-func (p *Snapshot) fill(ctx context.Context, part, from []byte) (_ []byte, rows uint32, next []byte, err error) {
+func (p *Snapshot) fill(ctx context.Context, part []byte, size int, from []byte) (_ []byte, rows uint32, next []byte, err error) {
 	p.s.mu.RLock()
 	defer p.s.mu.RUnlock()
 	if p.s.closed {
@@ -357,7 +356,7 @@ func (p *Snapshot) fill(ctx context.Context, part, from []byte) (_ []byte, rows 
 	local := false
 	for ok := it.First(); ok && err == nil; ok = it.Next() {
 		k, v := it.Key(), it.Value()
-		if rows > 0 && (len(part) >= p.target || local != (k[0] == rowLocal)) {
+		if rows > 0 && (len(part) >= size || local != (k[0] == rowLocal)) {
 			next = slices.Clone(k)
 			break
 		}

@@ -43,13 +43,12 @@ func take(t testing.TB, s *Store) *taken {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	p.target = 64 << 10 // many parts of few rows
 	c := &taken{Manifest: Manifest{Version: Version, Nonce: [8]byte{1}}}
 	c.Cell, c.Position, c.Hash = p.Position()
 	if c.Digest, err = p.Digest(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	err = p.Parts(context.Background(), func(raw []byte, rows uint32) error {
+	err = p.Parts(context.Background(), 64<<10, func(raw []byte, rows uint32) error {
 		c.raw = append(c.raw, bytes.Clone(raw))
 		c.Parts = append(c.Parts, PartOf([8]byte{byte(len(c.raw))}, raw, rows))
 		return nil
@@ -205,7 +204,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 
 		// What the snapshot shows is what was there when it was taken.
 		var rows int
-		err = p.Parts(context.Background(), func(raw []byte, _ uint32) error {
+		err = p.Parts(context.Background(), PartSize, func(raw []byte, _ uint32) error {
 			_, _, err := eachRow(raw, nil, func(k, v []byte) error {
 				rows++
 				if w, ok := want[string(k)]; !ok || w != string(v) {
@@ -237,7 +236,7 @@ func TestSnapshotOfClosedStore(t *testing.T) {
 	if _, err := p.Digest(context.Background()); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
-	if err := p.Parts(context.Background(), func([]byte, uint32) error { return nil }); !errors.Is(err, ErrClosed) {
+	if err := p.Parts(context.Background(), PartSize, func([]byte, uint32) error { return nil }); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
 	p.Close()
@@ -463,7 +462,7 @@ func TestRowTooLargeForCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		var d PartDigest
-		err = p.Parts(context.Background(), func(raw []byte, _ uint32) error { return d.Add(raw) })
+		err = p.Parts(context.Background(), PartSize, func(raw []byte, _ uint32) error { return d.Add(raw) })
 		if (err == nil) != ok {
 			t.Errorf("a row of %d bytes: %v", size, err)
 		}
@@ -606,7 +605,7 @@ func TestCheckpointMemory(t *testing.T) {
 		}
 		defer p.Close()
 		m.Cell, m.Position, m.Hash = p.Position()
-		err = p.Parts(context.Background(), func(raw []byte, rows uint32) error {
+		err = p.Parts(context.Background(), PartSize, func(raw []byte, rows uint32) error {
 			m.Parts = append(m.Parts, PartOf([8]byte{}, raw, rows))
 			return os.WriteFile(name(len(m.Parts)-1), raw, 0o600)
 		})
@@ -653,7 +652,7 @@ func BenchmarkLoad(b *testing.B) {
 	m.Cell, m.Position, m.Hash = p.Position()
 	name := func(i int) string { return filepath.Join(dir, strconv.Itoa(i)) }
 	began := time.Now()
-	err = p.Parts(context.Background(), func(raw []byte, rows uint32) error {
+	err = p.Parts(context.Background(), PartSize, func(raw []byte, rows uint32) error {
 		m.Parts = append(m.Parts, PartOf([8]byte{}, raw, rows))
 		return os.WriteFile(name(len(m.Parts)-1), raw, 0o600)
 	})
