@@ -32,6 +32,9 @@ const (
 	maxManifests = 8
 	// minBehind is how many segments a view lacks, at least, until a checkpoint is looked for to spare their replay.
 	minBehind = 4096
+	// loaders is how many parts of a checkpoint are fetched and made into tables at a time at a start, and one where clients are
+	// served meanwhile.
+	loaders = 4
 	// rowsARecord is how many rows of a checkpoint are loaded in the time in which one record is replayed, about.
 	rowsARecord = 4
 )
@@ -135,7 +138,8 @@ func attempts(ctx context.Context, cfg Config) (all []attempt, err error) {
 }
 
 // Checkpoint writes all rows of the acknowledged view into the bucket, so that a start need not replay all that was ever
-// written (JOURNAL 10). It takes the memory of two parts, and may be killed anywhere. One is made at a time: ErrCheckpointing.
+// written (JOURNAL 10). It takes the memory of two parts, which it borrows, and may be killed anywhere. One is made at a
+// time: ErrCheckpointing.
 func (j *Journal) Checkpoint(ctx context.Context) (r CheckpointReport, err error) {
 	if !j.checkpoints.TryLock() {
 		return r, ErrCheckpointing
@@ -146,6 +150,11 @@ func (j *Journal) Checkpoint(ctx context.Context) (r CheckpointReport, err error
 		return r, err
 	}
 	defer done()
+	giveBack, err := j.Borrow(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer giveBack()
 	defer func() {
 		if stopped := j.Err(); err != nil && stopped != nil {
 			err = stopped
@@ -242,6 +251,24 @@ func (j *Journal) Checkpoint(ctx context.Context) (r CheckpointReport, err error
 		j.log.Warn("older checkpoints were not all removed; the next run goes on", "err", r.Untidy)
 	}
 	return r, nil
+}
+
+// SinceCheckpoint returns how many segments were acknowledged since the newest checkpoint in the bucket, and where that
+// stands; if there is none, all segments and the zero place.
+func (j *Journal) SinceCheckpoint(ctx context.Context) (segments int, at segment.Position, err error) {
+	all, err := attempts(ctx, j.cfg)
+	if err != nil {
+		return 0, at, err
+	}
+	now := j.Position()
+	c := chain{table: append(slices.Clone(j.table), segment.Accepted{Epoch: now.Epoch, LastSeq: now.Seq})}
+	for _, a := range all {
+		if len(a.manifests) > 0 && c.accepts(a.pos) {
+			at = a.pos
+			break
+		}
+	}
+	return c.count(now) - c.count(at), at, nil
 }
 
 // whileOpen returns a context that ends with ctx or when the journal stops. Close waits until done was called.
@@ -434,7 +461,7 @@ func (u unusable) Unwrap() error { return u.error }
 // loadCheckpoint replaces the rows of store by those of the newest checkpoint that is of use, and returns its place; the zero
 // place if there is none, and the store is as it was. have is what the store has of c, to is how much it is to have of it.
 // What is of no use (damaged, of another version, not on the accepted chain) is named in the log and left alone.
-func loadCheckpoint(ctx context.Context, cfg Config, log *slog.Logger, store *view.Store, c *chain, have, to segment.Position) (m view.Manifest, err error) {
+func loadCheckpoint(ctx context.Context, cfg Config, log *slog.Logger, store *view.Store, c *chain, have, to segment.Position, loaders int) (m view.Manifest, err error) {
 	behind := func(pos segment.Position) int { return c.count(pos) - c.count(have) }
 	if have == (segment.Position{}) {
 		behind = func(segment.Position) int { return math.MaxInt }
@@ -454,7 +481,7 @@ func loadCheckpoint(ctx context.Context, cfg Config, log *slog.Logger, store *vi
 			continue // it is of later than asked for, or of no more than there is
 		}
 		for _, o := range a.manifests {
-			m, used, err := tryCheckpoint(ctx, cfg, store, c, have, a, o)
+			m, used, err := tryCheckpoint(ctx, cfg, store, c, have, a, o, loaders)
 			var no unusable
 			switch {
 			case ctx.Err() != nil:
@@ -473,7 +500,7 @@ func loadCheckpoint(ctx context.Context, cfg Config, log *slog.Logger, store *vi
 }
 
 // tryCheckpoint loads one checkpoint, if that is quicker than replaying what is between it and what the store has.
-func tryCheckpoint(ctx context.Context, cfg Config, store *view.Store, c *chain, have segment.Position, a attempt, o bucket.Object) (m view.Manifest, used bool, err error) {
+func tryCheckpoint(ctx context.Context, cfg Config, store *view.Store, c *chain, have segment.Position, a attempt, o bucket.Object, loaders int) (m view.Manifest, used bool, err error) {
 	if m, err = readManifest(ctx, cfg, a, o); err != nil {
 		return m, false, unusable{err}
 	}
@@ -492,7 +519,7 @@ func tryCheckpoint(ctx context.Context, cfg Config, store *view.Store, c *chain,
 			return m, false, nil
 		}
 	}
-	err = store.Load(ctx, &m, func(ctx context.Context, i int) ([]byte, error) {
+	err = store.Load(ctx, &m, loaders, func(ctx context.Context, i int) ([]byte, error) {
 		raw, err := readPart(ctx, cfg.Bucket, a.prefix, &m, i)
 		if err != nil {
 			return nil, unusable{err}
@@ -537,7 +564,7 @@ func (j *Journal) Shadow(ctx context.Context, store *view.Store, upTo segment.Po
 		return s, fmt.Errorf("read journal: %w", err)
 	}
 	if checkpoint {
-		m, err := loadCheckpoint(ctx, cfg, j.log, store, c, segment.Position{}, upTo)
+		m, err := loadCheckpoint(ctx, cfg, j.log, store, c, segment.Position{}, upTo, 1)
 		if err != nil {
 			return s, fmt.Errorf("load checkpoint: %w", err)
 		}

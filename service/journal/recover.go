@@ -186,7 +186,7 @@ func (j *Journal) catchUp(ctx context.Context, c *chain, takeover replayed, fres
 	end, _ := c.position()
 	j.info.Rebuilt = !use && c.count(end) > 0
 	if !fresh {
-		m, err := loadCheckpoint(ctx, j.cfg, j.log, j.store, c, pos, end)
+		m, err := loadCheckpoint(ctx, j.cfg, j.log, j.store, c, pos, end, loaders)
 		if err != nil {
 			return err
 		}

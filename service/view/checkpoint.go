@@ -42,8 +42,6 @@ const (
 	manifestHead = 8 + 1 + 8 + 8 + 8 + 32 + 32 + 8 + 4
 	manifestPart = 8 + 4 + 4 + 32
 
-	// loaders is how many parts are fetched and made into tables at one time.
-	loaders = 4
 	// tableParts is how many parts become one table of the database.
 	tableParts = 8
 	// partReads is how often a part must come back wrong before it is called damaged.
@@ -378,8 +376,8 @@ func (p *Snapshot) fill(ctx context.Context, part []byte, size int, from []byte)
 }
 
 // Load replaces all rows by those of a checkpoint, all or none: it makes tables of the parts beside the database, which
-// then takes them in at once. get fetches a part; it is called by several goroutines, and again for a part that comes back
-// wrong. Nobody else may use the store meanwhile.
+// then takes them in at once. get fetches a part; it is called by as many goroutines as loaders says, each of which takes the memory
+// of two parts, and again for a part that comes back wrong. Nobody else may use the store meanwhile.
 //
 // Nothing is used that is not as the manifest says, in every part, or that is not of the manifest's place in the journal,
 // or of another Version. The error wraps ErrCheckpoint then; it is get's if that failed; otherwise it is the view's own
@@ -387,7 +385,7 @@ func (p *Snapshot) fill(ctx context.Context, part []byte, size int, from []byte)
 //
 // Crash: before the tables are taken in, they lie in a directory of their own, which the next Open removes; afterwards the
 // store has them all, on disk.
-func (s *Store) Load(ctx context.Context, m *Manifest, get func(ctx context.Context, part int) ([]byte, error)) error {
+func (s *Store) Load(ctx context.Context, m *Manifest, loaders int, get func(ctx context.Context, part int) ([]byte, error)) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
@@ -401,7 +399,7 @@ func (s *Store) Load(ctx context.Context, m *Manifest, get func(ctx context.Cont
 	if err := errors.Join(s.fs.RemoveAll(l.dir), s.fs.MkdirAll(l.dir, 0o700)); err != nil {
 		return fmt.Errorf("make a place for tables: %w", err)
 	}
-	if err := l.build(ctx); err != nil {
+	if err := l.build(ctx, loaders); err != nil {
 		return err
 	}
 	var paths []string
@@ -444,7 +442,7 @@ type table struct {
 }
 
 // build makes all tables.
-func (l *loading) build(ctx context.Context) error {
+func (l *loading) build(ctx context.Context, loaders int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	next := make(chan int)

@@ -189,7 +189,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 				populate(t, to, before, 99)
 				put(t, to, "zzz", "is to go")
 			}
-			if err := to.Load(context.Background(), &m, c.get); err != nil {
+			if err := to.Load(context.Background(), &m, 4, c.get); err != nil {
 				t.Fatal(err)
 			}
 			sameRows(t, to, allRows(t, s))
@@ -300,14 +300,14 @@ func TestBadCheckpoint(t *testing.T) {
 		to := memStore(t)
 		populate(t, to, 50, 2)
 		before := allRows(t, to)
-		if err := to.Load(context.Background(), &c.Manifest, c.get); !errors.Is(err, ErrCheckpoint) {
+		if err := to.Load(context.Background(), &c.Manifest, 4, c.get); !errors.Is(err, ErrCheckpoint) {
 			t.Errorf("%s: %v", name, err)
 		}
 		sameRows(t, to, before)
 		if _, err := to.fs.Stat(to.fs.PathJoin(to.dir, incoming)); err == nil {
 			t.Errorf("%s: tables are left behind", name)
 		}
-		if err := to.Load(context.Background(), &good.Manifest, good.get); err != nil {
+		if err := to.Load(context.Background(), &good.Manifest, 4, good.get); err != nil {
 			t.Errorf("after %s a good one is refused: %v", name, err)
 		}
 		to.Close()
@@ -316,7 +316,7 @@ func TestBadCheckpoint(t *testing.T) {
 	// A reader or a line can err where the store does not: a part that is wrong once is read again.
 	var reads atomic.Int32
 	to := memStore(t)
-	err := to.Load(context.Background(), &good.Manifest, func(ctx context.Context, i int) ([]byte, error) {
+	err := to.Load(context.Background(), &good.Manifest, 4, func(ctx context.Context, i int) ([]byte, error) {
 		if reads.Add(1)%3 == 1 {
 			return good.raw[(i+1)%len(good.raw)], nil
 		}
@@ -327,13 +327,13 @@ func TestBadCheckpoint(t *testing.T) {
 	}
 	// The fetcher's own error comes back.
 	broken := errors.New("no line")
-	err = memStore(t).Load(context.Background(), &good.Manifest, func(context.Context, int) ([]byte, error) { return nil, broken })
+	err = memStore(t).Load(context.Background(), &good.Manifest, 4, func(context.Context, int) ([]byte, error) { return nil, broken })
 	if !errors.Is(err, broken) {
 		t.Fatal(err)
 	}
 	// So does the end of the context.
 	ctx, cancel := context.WithCancel(context.Background())
-	err = to.Load(ctx, &good.Manifest, func(ctx context.Context, i int) ([]byte, error) {
+	err = to.Load(ctx, &good.Manifest, 4, func(ctx context.Context, i int) ([]byte, error) {
 		if i == 3 {
 			cancel()
 		}
@@ -373,7 +373,7 @@ func TestLoadCrashes(t *testing.T) {
 			}
 			return DiskFault{}
 		})
-		if err := s.Load(context.Background(), &c.Manifest, c.get); err != nil {
+		if err := s.Load(context.Background(), &c.Manifest, 4, c.get); err != nil {
 			t.Fatal(err)
 		}
 		disk.OnOp(nil)
@@ -437,7 +437,7 @@ func TestLoadOnFailingDisk(t *testing.T) {
 					return DiskFault{}
 				})
 				failing.Store(true)
-				err = s.Load(context.Background(), &c.Manifest, c.get)
+				err = s.Load(context.Background(), &c.Manifest, 4, c.get)
 				if len(events.all()) == 0 {
 					t.Error("the disk's fault was never met")
 				}
@@ -615,7 +615,7 @@ func TestCheckpointMemory(t *testing.T) {
 	})
 	to := open()
 	loading := peak(func() {
-		if err := to.Load(context.Background(), &m, func(_ context.Context, i int) ([]byte, error) { return os.ReadFile(name(i)) }); err != nil {
+		if err := to.Load(context.Background(), &m, 4, func(_ context.Context, i int) ([]byte, error) { return os.ReadFile(name(i)) }); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -668,7 +668,7 @@ func BenchmarkLoad(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := to.Load(context.Background(), &m, func(_ context.Context, i int) ([]byte, error) { return os.ReadFile(name(i)) }); err != nil {
+		if err := to.Load(context.Background(), &m, 4, func(_ context.Context, i int) ([]byte, error) { return os.ReadFile(name(i)) }); err != nil {
 			b.Fatal(err)
 		}
 		loaded, cpu = loaded+n, cpu+processTime(b)-used
