@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"holdfast"
-	"holdfast/client/backup"
 	"holdfast/client/keyring"
 	"holdfast/client/remote"
 	"holdfast/client/restore"
@@ -32,6 +31,7 @@ import (
 	"holdfast/service/jobs"
 	"holdfast/service/policy"
 	"holdfast/service/reclaim"
+	"holdfast/service/serve"
 	"holdfast/service/view"
 	"holdfast/wire"
 )
@@ -66,10 +66,15 @@ type story struct {
 	ctx    context.Context // ends when the service has stopped
 	cancel context.CancelFunc
 
-	mu      sync.Mutex
-	failed  []error // backups and restores that did not succeed
-	backups int
-	reads   int
+	closed func() serve.Closed // what the service takes no more; nil takes everything
+	begin  func()              // what else is made when the disk is
+	hourly func()              // what else is done each hour
+
+	mu                sync.Mutex
+	failed            []error // what did not succeed
+	backups, reads    int
+	refused, accepted int // backups while there is no room for them
+	deleted           int // archives meanwhile
 }
 
 // resident is a customer.
@@ -81,6 +86,8 @@ type resident struct {
 	dir   string
 	rng   *rand.Rand
 	stall stall
+	last  *history.Archive           // newest that he was told of
+	was   []string                   // contents of it
 	acked map[holdfast.RecordID]bool // archives of which he was told that they are there, and which he did not ask to be deleted
 }
 
@@ -155,13 +162,16 @@ func (s *story) tell(t *testing.T, people int, job, after func()) {
 			s.arrive(n)
 		}
 		w.stop()
-		w.disk = view.NewDisk()
+		w.disk, w.readOnly = view.NewDisk(), s.closed
 		w.disk.OnOp(func(op view.DiskOp) view.DiskFault {
 			if op.Write && s.full.Load() {
 				return view.DiskFault{Err: syscall.ENOSPC}
 			}
 			return view.DiskFault{}
 		})
+		if s.begin != nil {
+			s.begin()
+		}
 		w.start()
 		s.day0 = time.Now()
 		s.store.OnOp(nil) // and so the faults of its profile begin
@@ -178,6 +188,12 @@ func (s *story) tell(t *testing.T, people int, job, after func()) {
 				}
 			}
 		})
+		if s.hourly != nil {
+			busy.Go(func() {
+				for s.hourly(); s.wait(time.Now()); s.hourly() {
+				}
+			})
+		}
 		busy.Go(func() {
 			if s.wait(s.day0.Add(jobBegins)) {
 				job()
@@ -195,7 +211,7 @@ func (s *story) tell(t *testing.T, people int, job, after func()) {
 func (s *story) heal() {
 	s.full.Store(false)
 	gone := s.lose()
-	s.naive = false
+	s.naive, s.readOnly = false, nil
 	s.disk = view.NewDisk()
 	s.start()
 	gone()
@@ -278,24 +294,17 @@ func (r *resident) live() {
 
 func (r *resident) daily(d int) error {
 	s := r.s
-	done, err := backup.Run(s.ctx, r.config(r.dir, "s"))
-	if err == nil && !done.Complete() {
-		err = fmt.Errorf("%+v", done)
+	_, shut, err := r.backUp()
+	switch {
+	case err != nil:
+		return err
+	case shut:
+		return r.shut()
 	}
-	if err != nil {
-		return fmt.Errorf("back up: %w", err)
-	}
-	r.acked[done.Archive.ID] = true
-	s.mu.Lock()
-	s.backups++
-	s.mu.Unlock()
 	if d%5 == r.n%5 {
-		if err := r.restore(done.Archive); err != nil {
-			return fmt.Errorf("restore: %w", err)
+		if err := r.newest(); err != nil {
+			return err
 		}
-		s.mu.Lock()
-		s.reads++
-		s.mu.Unlock()
 	}
 	v, err := r.c.History(s.ctx)
 	if err != nil {
@@ -318,8 +327,8 @@ func (r *resident) daily(d int) error {
 	return nil
 }
 
-// restore extracts an archive and compares it with what the files are.
-func (r *resident) restore(a history.Archive) error {
+// restore extracts an archive and compares it with what the files were.
+func (r *resident) restore(a history.Archive, was []string) error {
 	v, err := restore.Open(r.s.ctx, r.Machine, r.c)
 	if err != nil {
 		return err
@@ -327,7 +336,7 @@ func (r *resident) restore(a history.Archive) error {
 	out := filepath.Join(r.s.TempDir(), "out")
 	defer os.RemoveAll(out)
 	x, err := v.Extract(r.s.ctx, a, out, restore.Options{})
-	if err == nil && (x.Problems > 0 || !slices.Equal(contents(r.s, r.dir), contents(r.s, out))) {
+	if err == nil && (x.Problems > 0 || !slices.Equal(was, contents(r.s, out))) {
 		err = fmt.Errorf("not all came back: %+v", x)
 	}
 	return err
@@ -486,9 +495,8 @@ func TestScenarioR1TheOutageAsItWas(t *testing.T) {
 			if err == nil {
 				return
 			}
-			if s.full.Load() { // whatever is written next stops everything
-				account.Add(s.ctx, s.j, "somebody")
-				return
+			for n := 0; s.full.Load() && s.wait(time.Now().Add(time.Minute)); n++ { // until the database writes what it has gathered
+				account.Add(s.ctx, s.j, fmt.Sprint("new customer ", n))
 			}
 			if o.aborts++; !errors.Is(err, sim.ErrFault) && s.ctx.Err() == nil {
 				t.Errorf("attempt %d: %v", o.aborts, err)
