@@ -17,8 +17,12 @@ import (
 	"holdfast/service/serve"
 )
 
-// jobs returns what runs the background jobs.
-func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, space *room.Watch, log *slog.Logger) *jobs.Runner {
+// jobs returns what runs the background jobs, and what one of them is to do.
+func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, space *room.Watch, log *slog.Logger) (*jobs.Runner, reclaim.Config) {
+	freeing := reclaim.Config{
+		Journal: j, Log: log, Share: share(set.Reclaim.Share), Deletes: set.Reclaim.DeletesPerHour, Copy: uint64(set.Reclaim.CopyPerHour),
+		EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space) }, Ledger: new(reclaim.Ledger),
+	}
 	return jobs.New(jobs.Config{
 		Path: filepath.Join(d.dir, jobs.FileName), Log: log,
 		Full: func() string {
@@ -28,12 +32,9 @@ func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, sp
 			return ""
 		},
 		Jobs: []jobs.Job{
-			reclaim.Job(reclaim.Config{
-				Journal: j, Log: log, Share: share(set.Reclaim.Share), Deletes: set.Reclaim.DeletesPerHour, Copy: uint64(set.Reclaim.CopyPerHour),
-				EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space) },
-			}, set.Reclaim.Every.Duration),
+			reclaim.Job(freeing, set.Reclaim.Every.Duration),
 		},
-	})
+	}), freeing
 }
 
 // share returns the percentage of the configuration as package reclaim wants it.

@@ -12,24 +12,31 @@ import (
 
 func reclaimCommand() *cobra.Command {
 	var dir string
-	var now, asJSON bool
+	var now, dry, asJSON bool
 	c := &cobra.Command{
-		Use:   "reclaim --data DIR --now",
+		Use:   "reclaim --data DIR {--now | --dry-run}",
 		Short: "Free what nothing needs any more, now",
 		Long: `Free what nothing needs any more, while the service is running. The service does so by itself, once an hour
 unless config.toml says otherwise; with --now it does so at once, and a breaker that has stopped the job is closed.
 
 Blocks that no archive needs and that no running backup may rely on are condemned; segments that are mostly dead are
 cleaned, which copies what is live in them to others; segments without live blocks are retired, and deleted after
-seven days. Nothing is freed while deleting is frozen. It may be interrupted at any time: the service ends what it
+seven days. With --dry-run it says what it would do, and changes nothing. Nothing is freed while deleting is frozen. It may be interrupted at any time: the service ends what it
 has begun, and goes on when it is due.`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
 				return err
 			}
+			if dry {
+				r, err := admin.PlanReclaim(c.Context(), dir)
+				if err != nil {
+					return err
+				}
+				return printReclaim(c, r, asJSON)
+			}
 			if !now {
-				return usageError{fmt.Errorf("say --now; the service does it by itself otherwise, see %s --help", c.CommandPath())}
+				return usageError{fmt.Errorf("say --now or --dry-run; the service does it by itself otherwise, see %s --help", c.CommandPath())}
 			}
 			var sum reclaim.Report
 			for more := true; more; more = sum.More {
@@ -48,6 +55,7 @@ has begun, and goes on when it is due.`,
 	}
 	dataFlag(c, &dir)
 	c.Flags().BoolVar(&now, "now", false, "do it at once")
+	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what there is to be done, with or without --now")
 	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
 	return c
 }

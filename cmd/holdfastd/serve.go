@@ -20,6 +20,7 @@ import (
 	"holdfast/service/notice"
 	"holdfast/service/policy"
 	"holdfast/service/quiet"
+	"holdfast/service/reclaim"
 	"holdfast/service/requests"
 	"holdfast/service/serve"
 	"holdfast/service/systemd"
@@ -113,8 +114,9 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	}
 	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text, ReadOnly: closed(readOnly, space)})
 	var background *jobs.Runner
+	var freeing reclaim.Config
 	if !readOnly {
-		background = d.jobs(set, j, srv, space, log)
+		background, freeing = d.jobs(set, j, srv, space, log)
 	}
 	// Before the line that says ready: whoever waits for it may ask at once.
 	socket, err := admin.Listen(dir)
@@ -129,7 +131,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background}).Serve(adminCtx, socket); err != nil {
+		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background, Reclaim: freeing}).Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}
 	}()

@@ -7,6 +7,7 @@
 //	GET  /status     answers a Status; ?digest=1 includes the digest, which reads the whole view
 //	GET  /sweep      answers a Quarantine: what in the bucket is not part of the journal
 //	POST /sweep      deletes of it what may be deleted, and answers a Quarantine of that
+//	GET  /reclaim    answers a reclaim.Report of what that job would do
 //	POST /jobs/NAME  runs a background job once and answers a Ran
 //	GET  /requests answers a requests.Report of all that is kept, or of ?since=DURATION
 //	POST /thaw       {"by": NAME, "reason": TEXT}   ends every freeze of deleting and answers a list of Freeze: those
@@ -207,7 +208,8 @@ type Server struct {
 	Service  *serve.Server
 	Room     *room.Watch
 	Requests *requests.History
-	Jobs     *jobs.Runner // nil if there are none
+	Jobs     *jobs.Runner   // nil if there are none
+	Reclaim  reclaim.Config // of the job that frees space
 	started  time.Time
 }
 
@@ -262,6 +264,10 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /sweep", quarantine(s.Journal.Quarantine))
 	mux.HandleFunc("POST /sweep", s.writes(quarantine(s.Journal.Sweep)))
+	mux.HandleFunc("GET /reclaim", s.writes(func(w http.ResponseWriter, r *http.Request) {
+		p, err := reclaim.Plan(r.Context(), s.Reclaim)
+		reply(w, p, err)
+	}))
 	mux.HandleFunc("POST /jobs/{name}", s.writes(s.job))
 	mux.HandleFunc("POST /thaw", s.writes(s.thaw))
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
@@ -494,6 +500,12 @@ func GetQuarantine(ctx context.Context, dir string) (q Quarantine, err error) {
 // that is kept.
 func GetRequests(ctx context.Context, dir string, since time.Duration) (r requests.Report, err error) {
 	err = ask(ctx, dir, http.MethodGet, "/requests?since="+since.String(), nil, &r)
+	return r, err
+}
+
+// PlanReclaim asks the service on dir what the job that frees space would do.
+func PlanReclaim(ctx context.Context, dir string) (r reclaim.Report, err error) {
+	err = ask(ctx, dir, http.MethodGet, "/reclaim", nil, &r)
 	return r, err
 }
 

@@ -324,12 +324,15 @@ func merge(ctx context.Context, cfg Config, r *Report) error {
 	for _, s := range page {
 		bytes += s.Bytes
 	}
-	if len(page) < few && (bytes < fewBytes || len(page) < 2) {
+	if !enoughTiny(len(page), bytes) {
 		return nil
 	}
 	_, err = move(ctx, cfg, r, page, &r.Merged, cfg.Journal.Now()-tinyAge.Milliseconds())
 	return err
 }
+
+// enoughTiny reports whether so many tiny segments with so much in them are worth being merged.
+func enoughTiny(n int, bytes uint64) bool { return n >= few || n >= 2 && bytes >= fewBytes }
 
 // Waiting is what is retired, and is deleted after the grace.
 type Waiting struct {

@@ -177,11 +177,24 @@ func (w *world) segments() int {
 	return len(at)
 }
 
+// run runs, and looks first whether what is planned is what is done then.
 func (w *world) run(cfg Config) Report {
 	w.Helper()
 	cfg.Journal, cfg.Ledger = w.j, w.ledger
+	before, writes := w.state(), w.bucket.Writes()
+	p, err := Plan(context.Background(), cfg)
+	w.must(err)
+	if after := w.state(); after != before || w.bucket.Writes() != writes {
+		w.Errorf("a plan changed something: %+v after %+v, and made %d writes", after, before, w.bucket.Writes()-writes)
+	}
 	r, err := Run(context.Background(), cfg)
 	w.must(err)
+	if p.Condemned != r.Condemned || p.Held != r.Held || p.Cleaned != r.Cleaned || p.Merged != r.Merged || p.More != r.More || len(p.Left) != len(r.Left) {
+		w.Errorf("planned %s\ndone    %s", p, r)
+	}
+	if few := p.Retired.Count < 64; few && p.Retired != r.Retired || !few && (r.Retired.Count < p.Retired.Count || r.Retired.Count > p.Retired.Count+8) {
+		w.Errorf("planned to retire %+v, and retired %+v", p.Retired, r.Retired)
+	}
 	return r
 }
 
