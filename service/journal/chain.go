@@ -14,6 +14,10 @@ import (
 	"holdfast/service/segment"
 )
 
+// reach is how far beyond a segment that never landed others of its epoch may lie, and a bit more: no more than maxPending
+// are on their way at a time. What lies farther proves that the segment was acknowledged.
+const reach = 2 * maxPending
+
 // bundleRead is how much of a bundle is read at a time, bytes.
 const bundleRead = 4 << 20
 
@@ -175,6 +179,26 @@ func (c *chain) cover(first, last segment.Position, bundles []foundBundle) (piec
 	}
 }
 
+// prefix returns how far bundles hold the chain without a gap, the pieces, the first place after that, and whether there
+// is one.
+func (c *chain) prefix() (pieces []piece, next segment.Position, more bool) {
+	end, _ := c.position()
+	pieces, next, all := (&chain{table: c.table}).cover(segment.Position{Epoch: c.table[0].Epoch}, end, c.bundles)
+	return pieces, next, !all
+}
+
+// bundled returns up to which place bundles hold all trailers of the chain; the zero place for none.
+func (c *chain) bundled() segment.Position {
+	if len(c.table) == 0 {
+		return segment.Position{}
+	}
+	pieces, _, _ := c.prefix()
+	if len(pieces) == 0 {
+		return segment.Position{}
+	}
+	return pieces[len(pieces)-1].last
+}
+
 // list returns every landing of every segment that the bucket lists, in order, and what else is there.
 //
 // The end is listed twice, and what either list shows counts. A store must list what was stored before
@@ -223,21 +247,28 @@ func list(ctx context.Context, cfg Config) (listing, error) {
 			bytes.Compare(a.key.Hash[:], b.key.Hash[:]), cmp.Compare(a.key.Trailer, b.key.Trailer))
 	})
 	l.segments = slices.Compact(l.segments)
-	err := from(segment.BundlePrefix(cfg.Cell), "", func(o bucket.Object) bool {
-		k, err := segment.ParseBundleKey(o.Key)
-		if err != nil || k.Cell != cfg.Cell {
-			return false
-		}
-		l.bundles = append(l.bundles, foundBundle{k, o.Size})
-		return true
-	})
-	// An attempt that failed may have listed some of them.
+	err := from(segment.BundlePrefix(cfg.Cell), "", func(o bucket.Object) bool { return l.bundle(cfg, o) })
+	l.sortBundles()
+	return l, err
+}
+
+// bundle takes an object in if it is named like a bundle of the cell.
+func (l *listing) bundle(cfg Config, o bucket.Object) bool {
+	k, err := segment.ParseBundleKey(o.Key)
+	if err != nil || k.Cell != cfg.Cell {
+		return false
+	}
+	l.bundles = append(l.bundles, foundBundle{k, o.Size})
+	return true
+}
+
+// sortBundles brings them into their order, each once: an attempt to list that failed may have shown some.
+func (l *listing) sortBundles() {
 	slices.SortFunc(l.bundles, func(a, b foundBundle) int {
 		return cmp.Or(a.key.First.Compare(b.key.First), a.key.Last.Compare(b.key.Last), bytes.Compare(a.key.Nonce[:], b.key.Nonce[:]),
 			bytes.Compare(a.key.Hash[:], b.key.Hash[:]))
 	})
 	l.bundles = slices.Compact(l.bundles)
-	return l, err
 }
 
 // findChain says what the journal is, from a list that began after the claim (JOURNAL 4), or for a reader
@@ -246,7 +277,8 @@ func list(ctx context.Context, cfg Config) (listing, error) {
 // The newest epoch of which the takeover record is there decides: it says how all earlier epochs end, and
 // nothing that lists later changes that (JOURNAL 2). That record's segment is never deleted before a later one is
 // acknowledged. Of itself the epoch contributes its segments up to the first that is missing: none after that can have
-// been acknowledged (JOURNAL 3). A segment is there if it is listed, or if its trailer is in a bundle (JOURNAL 12).
+// been acknowledged (JOURNAL 3), unless so many are there that it must have been. A segment is there if it is listed, or if
+// its trailer is in a bundle (JOURNAL 12).
 //
 // The error wraps ErrContradiction if the bucket lacks what a takeover record accepts, a bundle shows, or the caller
 // knows to be acknowledged (known, JOURNAL 9), or has two contents for one place.
@@ -333,6 +365,10 @@ func newChain(ctx context.Context, cfg Config, l listing) (*chain, error) {
 	pieces, missing, ok := c.cover(first, end, c.bundles)
 	if !ok && (missing.Epoch != newest || missing.Seq == 0) {
 		return nil, fmt.Errorf("%w: segment %s is neither listed nor in a bundle", ErrContradiction, missing)
+	}
+	if n := len(c.listed); !ok && c.listed[n-1].key.Position.Seq > missing.Seq+reach {
+		return nil, fmt.Errorf("%w: segment %s is neither listed nor in a bundle, and segment %s is there, which nobody wrote before that was acknowledged",
+			ErrContradiction, missing, c.listed[n-1].key.Position)
 	}
 	c.pieces = pieces
 	p := pieces[len(pieces)-1]
@@ -584,14 +620,13 @@ func unbundle(f foundBundle, src io.Reader, body *[]byte) (all []raw, err error)
 	return all, nil
 }
 
-// ranges reads an object of the bucket in pieces, each as often as its patience lasts.
+// ranges reads an object of the bucket from off to size in pieces, each as often as its patience lasts.
 type ranges struct {
-	ctx  context.Context
-	b    bucket.Bucket
-	key  string
-	size int64
-	off  int64
-	rest []byte // read and not yielded
+	ctx       context.Context
+	b         bucket.Bucket
+	key       string
+	off, size int64
+	rest      []byte // read and not yielded
 }
 
 // Read is part of io.Reader.

@@ -115,6 +115,11 @@ type Journal struct {
 	foundDigest [32]byte
 	foundPos    segment.Position
 
+	// freeing is held by the one who bundles or removes; proven and bad are its.
+	freeing chan struct{}
+	proven  map[segment.BundleKey]bool // bundles that this process has read whole, at most maxProven
+	bad     map[segment.BundleKey]bool // that were damaged then, likewise
+
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc
 	trouble trouble
@@ -144,6 +149,7 @@ type Journal struct {
 	err       error         // why it stopped; wraps ErrStopped
 	clocks    clocks
 	missing   map[segment.Position]*absence // what the bucket said it does not have
+	bundledTo segment.Position              // up to which bundles hold all trailers; zero for none
 	ended     []Ended
 	open      map[holdfast.SessionID]sessionStart // of this process, neither ended nor forgotten
 	wake      chan struct{}                       // tells watch that something is owed
@@ -183,6 +189,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 		cfg: cfg, log: cfg.Log, logPub: cfg.LogKey.Public().(ed25519.PublicKey),
 		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}), returned: make(chan struct{}),
 		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1), missing: map[segment.Position]*absence{},
+		freeing: make(chan struct{}, 1), proven: map[segment.BundleKey]bool{}, bad: map[segment.BundleKey]bool{},
 	}
 	if j.cfg.Watch == 0 {
 		j.cfg.Watch = watchEvery
@@ -253,6 +260,10 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 	j.log.Info("journal open", "position", j.pos, "checkpoint", j.info.Checkpoint, "replayed", j.info.Replayed, "rebuilt", j.info.Rebuilt, "took", j.info.Duration)
 	if q := j.info.Quarantine; q.Count > 0 {
 		j.log.Warn("objects outside the journal", "objects", q.Count, "bytes", q.Bytes)
+	}
+	j.bundledTo = chain.bundled()
+	if err := j.unlisted(ctx, chain); err != nil {
+		return nil, fmt.Errorf("look for what is live: %w", err)
 	}
 	for _, f := range j.freezes() {
 		j.log.Error("all deleting is frozen", "reason", f.Reason, "since", time.UnixMilli(f.Since).UTC(), "found", f.Text)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -178,18 +179,34 @@ func (b *BundleBuilder) Fits(n int) bool {
 // Add copies a trailer that continues the one before. The error wraps ErrFormat and changes nothing. Add panics if it
 // does not fit.
 func (b *BundleBuilder) Add(trailer []byte) error {
-	if !b.Fits(len(trailer)) {
+	return b.AddFrom(len(trailer), func(p []byte) error {
+		copy(p, trailer)
+		return nil
+	})
+}
+
+// AddFrom is Add of a trailer of n bytes that fill writes to where it will be, so that it is in memory once.
+func (b *BundleBuilder) AddFrom(n int, fill func(p []byte) error) error {
+	if !b.Fits(n) {
 		panic("segment: a trailer does not fit into a bundle")
 	}
-	h, err := b.link.next(trailer)
+	before := len(b.buf)
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(n))
+	b.buf = slices.Grow(b.buf, n+len(bundleEnd))
+	p := b.buf[len(b.buf) : len(b.buf)+n]
+	err := fill(p)
+	var h Head
+	if err == nil {
+		h, err = b.link.next(p)
+	}
 	if err != nil {
+		b.buf = b.buf[:before]
 		return err
 	}
 	if b.link.n == 1 {
 		b.first = h.Position
 	}
-	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(trailer)))
-	b.buf = append(b.buf, trailer...)
+	b.buf = b.buf[:len(b.buf)+n]
 	return nil
 }
 
