@@ -87,7 +87,7 @@ func runMove(ctx context.Context, out io.Writer, dir, bucketURL string, single b
 	r, err := move.Cell(ctx, from, to, d.id.Cell, d.host, func(done, all int) {
 		if time.Since(said) >= 10*time.Second || done == all {
 			said = time.Now()
-			fmt.Fprintf(os.Stderr, "holdfastd: %d of %d segments are in the new bucket\n", done, all)
+			fmt.Fprintf(os.Stderr, "holdfastd: %d of %d objects are in the new bucket\n", done, all)
 		}
 	})
 	if errors.Is(err, move.ErrDamaged) {
@@ -100,11 +100,11 @@ func runMove(ctx context.Context, out io.Writer, dir, bucketURL string, single b
 	if err := next.Replace(path); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, `moved      %d segments, of which %d were there; %d bytes copied
+	_, err = fmt.Fprintf(out, `moved      %d segments and bundles, of which %d were there; %d bytes copied
 from       %s
 to         %s
 Replace the copy of %s that you keep elsewhere: the old one leads to the old bucket.
 Run holdfastd check, start the service, and delete the old bucket when you are sure: never serve from both.
-`, r.Segments, r.There, r.Bytes, old, bucketURL, path)
+`, r.Objects, r.There, r.Bytes, old, bucketURL, path)
 	return err
 }

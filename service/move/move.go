@@ -1,9 +1,9 @@
 // Package move takes a cell from one bucket to another.
 //
 // Assumption: nobody serves the cell meanwhile; the caller holds the lock of the data directory that owns it. Invariant: the
-// epoch object, without which a bucket holds no journal, is written last, when every segment that the old bucket lists
-// is in the new one, of the same size, with every check sum right if it was copied here. So a new bucket is never a part of a
-// journal that looks whole. Nothing is deleted anywhere, and a move that was cut short goes on where it was.
+// epoch object, without which a bucket holds no journal, is written last, when every segment and every bundle of trailers that
+// the old bucket lists is in the new one, of the same size, with every check sum right if it was copied here. So a new bucket
+// is never a part of a journal that looks whole. Checkpoints stay behind: they can be made again. Nothing is deleted anywhere, and a move that was cut short goes on where it was.
 package move
 
 import (
@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -41,11 +42,11 @@ var (
 
 // Report says what was moved.
 type Report struct {
-	Segments, There int   // in all, and of those in the new bucket already
-	Bytes           int64 // copied
+	Objects, There int   // segments and bundles in all, and of those in the new bucket already
+	Bytes          int64 // copied
 }
 
-// Cell copies the cell, which host owns, from one bucket to another. each, if not nil, is told how many segments of all
+// Cell copies the cell, which host owns, from one bucket to another. each, if not nil, is told how many objects of all
 // are there, one call at a time.
 func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, host [16]byte, each func(done, all int)) (r Report, err error) {
 	now, old, err := claims(ctx, from, to, cell, host)
@@ -71,16 +72,16 @@ func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, hos
 			todo = append(todo, bucket.Object{Key: key, Size: size})
 		}
 	}
-	r.Segments, r.There = len(want), len(want)-len(todo)
+	r.Objects, r.There = len(want), len(want)-len(todo)
 	if err := copyAll(ctx, from, to, todo, func(o bucket.Object) {
 		r.Bytes += o.Size
 		if r.There++; each != nil {
-			each(r.There, r.Segments)
+			each(r.There, r.Objects)
 		}
 	}); err != nil {
 		return r, err
 	}
-	r.There = r.Segments - len(todo)
+	r.There = r.Objects - len(todo)
 	// Who took the cell over meanwhile has added to it what is not copied.
 	if is, _, err := readClaim(ctx, from, cell); err != nil {
 		return r, fmt.Errorf("read the epoch object of the old bucket: %w", err)
@@ -171,10 +172,17 @@ func oneHistory(want, have map[string]int64, now []byte) error {
 }
 
 func list(ctx context.Context, b bucket.Bucket, cell holdfast.CellID, each func(bucket.Object)) error {
-	return bucket.ListAll(ctx, patient{b}, segment.LogPrefix(cell), "", func(o bucket.Object) error {
-		each(o)
-		return nil
-	})
+	// Bundles last: what is not in the log any more is in one of them.
+	for _, prefix := range []string{segment.LogPrefix(cell), segment.BundlePrefix(cell)} {
+		err := bucket.ListAll(ctx, patient{b}, prefix, "", func(o bucket.Object) error {
+			each(o)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // patient asks for each page of a list as often as try does.
@@ -241,11 +249,14 @@ func copyOne(ctx context.Context, from, to bucket.Bucket, o bucket.Object) error
 	return nil
 }
 
-// check compares an object with what its key, its trailer and the list say of it. What is no segment can only be
-// compared with the list.
+// check compares an object with what its key, its trailers and the list say of it. What is neither a segment nor a bundle can
+// only be compared with the list.
 func check(o bucket.Object, body []byte) error {
 	if int64(len(body)) != o.Size {
 		return fmt.Errorf("%w: it has %d bytes, and was listed with %d", ErrDamaged, len(body), o.Size)
+	}
+	if k, err := segment.ParseBundleKey(o.Key); err == nil {
+		return checkBundle(k, body)
 	}
 	k, err := segment.ParseKey(o.Key)
 	if err != nil {
@@ -268,6 +279,19 @@ func check(o bucket.Object, body []byte) error {
 		}
 	}
 	return nil
+}
+
+func checkBundle(k segment.BundleKey, body []byte) error {
+	r := segment.NewBundleReader(k, bytes.NewReader(body), int64(len(body)))
+	for {
+		_, _, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
 }
 
 // try makes a few attempts at what a store may fail; what is not there is not there after another one as well.

@@ -20,7 +20,7 @@ import (
 
 var host = [16]byte{1}
 
-// world is a cell with some segments of two epochs in a simulated bucket, which nobody serves.
+// world is a cell with some segments of two epochs, and bundles of their trailers, in a simulated bucket, which nobody serves.
 type world struct {
 	*testing.T
 	id   *identity.Identity
@@ -52,6 +52,9 @@ func (w *world) served(b bucket.Bucket, name string, n int) [32]byte {
 			w.Fatal(err)
 		}
 	}
+	if _, err := j.Bundle(w.Context()); err != nil {
+		w.Fatal(err)
+	}
 	d, _, err := j.Digest(w.Context())
 	if err != nil {
 		w.Fatal(err)
@@ -75,7 +78,7 @@ func (w *world) log(b *sim.Bucket) (log map[string]string, epoch bool) {
 		switch {
 		case k == segment.EpochKey(w.id.Cell):
 			epoch = true
-		case strings.HasPrefix(k, segment.LogPrefix(w.id.Cell)):
+		case strings.HasPrefix(k, segment.LogPrefix(w.id.Cell)), strings.HasPrefix(k, segment.BundlePrefix(w.id.Cell)):
 			log[k] = string(raw)
 		}
 	}
@@ -123,7 +126,7 @@ func TestCutShort(t *testing.T) {
 				again := to.Store().Connect(3)
 				had, _ := w.log(to)
 				r, err := Cell(w.Context(), w.from, again, w.id.Cell, host, nil)
-				if err != nil || r.There != len(had) || r.Segments != len(before) {
+				if err != nil || r.There != len(had) || r.Objects != len(before) {
 					t.Errorf("write %d, applied %v: the next run says %+v of %d segments, of which %d were there; %v", n, applied, r, len(before), len(had), err)
 				}
 				w.whole(again)
@@ -156,7 +159,7 @@ func TestMoved(t *testing.T) {
 				t.Errorf("told of %d of %d after %d", done, all, told)
 			}
 		})
-		if err != nil || told != r.Segments {
+		if err != nil || told != r.Objects {
 			t.Fatalf("%+v, %d times told, %v", r, told, err)
 		}
 		w.whole(to)
@@ -291,5 +294,40 @@ func TestSlowLine(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.whole(to)
+	})
+}
+
+// The bundles of trailers are moved with the segments: of those that were removed they are all that is left. A damaged one
+// is not taken along.
+func TestBundlesAreMoved(t *testing.T) {
+	inWorld(t, func(w *world) {
+		bundle := ""
+		for _, k := range w.from.Store().Keys() {
+			if strings.HasPrefix(k, segment.BundlePrefix(w.id.Cell)) {
+				bundle = k
+			}
+		}
+		if bundle == "" {
+			t.Fatal("there is no bundle")
+		}
+		to := sim.New(2)
+		if _, err := Cell(w.Context(), w.from, to, w.id.Cell, host, nil); err != nil {
+			t.Fatal(err)
+		}
+		want, err := w.from.Get(w.Context(), bundle, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := to.Get(w.Context(), bundle, 0, -1); err != nil || string(got) != string(want) {
+			t.Errorf("the bundle in the new bucket: %v", err)
+		}
+		w.from.Store().Damage(bundle, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+		to = sim.New(3)
+		if _, err := Cell(w.Context(), w.from, to, w.id.Cell, host, nil); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), bundle) {
+			t.Errorf("a damaged bundle: %v", err)
+		}
+		if _, epoch := w.log(to); epoch {
+			t.Error("a part of a journal looks whole")
+		}
 	})
 }
