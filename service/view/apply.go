@@ -3,6 +3,7 @@ package view
 import (
 	"crypto/ed25519"
 	"fmt"
+	"sync"
 
 	"holdfast"
 	"holdfast/history"
@@ -191,7 +192,10 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	if !ok {
 		return fmt.Errorf("%w: %s", ErrNoSession, rec.Session)
 	}
-	k := blockKey(rowBlock, s.group, rec.Name)
+	x := scratches.Get().(*scratch)
+	defer scratches.Put(x)
+	k, ck, v := &x.k, &x.child, &x.block
+	*k = blockKey(rowBlock, s.group, rec.Name)
 	old, err := rows.Get(k[:])
 	if err != nil {
 		return err
@@ -222,13 +226,16 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		}
 		again = &b
 	}
-	day, dk, err := s.room(rows, timeMS, holdfast.Billed(int(rec.Len)))
-	if err != nil {
-		return fmt.Errorf("block %s: %w", rec.Name, err)
+	var day Day
+	var dk [1 + 32 + 32]byte
+	if s.Cap != (Amount{}) {
+		if day, dk, err = s.room(rows, timeMS, holdfast.Billed(int(rec.Len))); err != nil {
+			return fmt.Errorf("block %s: %w", rec.Name, err)
+		}
 	}
 	children := make([]Block, len(rec.Links))
 	var missing []holdfast.Name
-	ck := k // of a child
+	*ck = *k
 	for i, link := range rec.Links {
 		copy(ck[5:], link[:])
 		b, ok, err := loadBlock(rows, ck[:])
@@ -252,10 +259,9 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	}
 
 	// From here on nothing is refused.
-	var v [blockSize]byte
 	for i, link := range rec.Links {
 		copy(ck[5:], link[:])
-		if err := rows.Put(ck[:], children[i].referenced().encode(&v)); err != nil {
+		if err := rows.Put(ck[:], children[i].referenced().encode(v)); err != nil {
 			return err
 		}
 	}
@@ -273,7 +279,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			b.Since = 0
 		}
 	}
-	if err := rows.Put(k[:], b.encode(&v)); err != nil {
+	if err := rows.Put(k[:], b.encode(v)); err != nil {
 		return err
 	}
 	if len(rec.Links) > 0 {
@@ -286,7 +292,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			return err
 		}
 	}
-	uk := usageKey(s.Account)
+	uk := append(append(x.account[:0], rowUsage), s.Account[:]...)
 	u, err := loadUsage(rows, uk)
 	if err != nil {
 		return err
@@ -300,20 +306,25 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			return err
 		}
 	}
-	var uv [usageSize]byte
-	return rows.Put(uk, u.encode(&uv))
+	return rows.Put(uk, u.encode(&x.usage))
 }
+
+// scratch is memory for keys and values of rows that are asked for and written with each block.
+type scratch struct {
+	k, child [blockKeySize]byte
+	block    [blockSize]byte
+	account  [1 + 16]byte
+	usage    [usageSize]byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // msPerDay is a day in ms.
 const msPerDay = 24 * 60 * 60 * 1000
 
 // room returns what the session's machine will have stored on the day of timeMS with one more block that counts
-// as so many bytes, and the key of that row. The error is a *CapError if the machine may not. Without a cap there
-// is no row, and it costs nothing.
+// as so many bytes, and the key of that row, for a machine with a cap; there is no row for others. The error is a *CapError if it may not.
 func (s *Session) room(rows Getter, timeMS int64, billed uint64) (d Day, k [1 + 32 + 32]byte, err error) {
-	if s.Cap == (Amount{}) {
-		return d, k, nil
-	}
 	k = dayKey(s.Vault, s.Signer)
 	if d, err = loadDay(rows, k[:], timeMS); err != nil {
 		return d, k, err

@@ -32,6 +32,15 @@ type world struct {
 	now  int64
 	off  uint32
 	end  End
+	recs []segment.Timed // of the segment that is being filled
+	all  []sealed
+}
+
+// sealed is a segment as a replay is given it.
+type sealed struct {
+	key     segment.Key
+	size    int64
+	trailer segment.Trailer
 }
 
 func newWorld(t *testing.T) *world {
@@ -58,6 +67,7 @@ func (w *world) try(rec segment.Record) error {
 		}
 		w.end.Last = w.now
 		w.end.Add(rec)
+		w.recs = append(w.recs, segment.Timed{Time: w.now, Record: rec})
 		switch r := rec.(type) {
 		case segment.Stored:
 			w.off += r.Len
@@ -91,7 +101,8 @@ func (w *world) seal() {
 	if err := EndSegment(w.rows, e); err != nil {
 		w.t.Fatal(err)
 	}
-	w.prev, w.pos, w.end, w.off = e.Key.Hash, w.pos.Next(), End{}, 0
+	w.all = append(w.all, sealed{e.Key, e.Size, segment.Trailer{Cell: e.Key.Cell, Position: w.pos, Prev: w.prev, BodySize: w.off, Records: w.recs}})
+	w.prev, w.pos, w.end, w.off, w.recs = e.Key.Hash, w.pos.Next(), End{}, 0, nil
 }
 
 func (w *world) entry(r history.Record, vault holdfast.VaultID) segment.History {

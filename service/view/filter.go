@@ -2,11 +2,10 @@ package view
 
 import (
 	"hash/maphash"
-	"sync/atomic"
 )
 
 // filter is a Bloom filter over the keys of block rows. All bits of a key are in one line of the processor's cache. The
-// seed is ours, so that nobody can choose names that collide. It may be added to and asked by several goroutines at once.
+// seed is ours, so that nobody can choose names that collide.
 type filter struct {
 	seed  maphash.Seed
 	lines []filterLine
@@ -40,9 +39,7 @@ func spread(hash uint64) uint64 { return hash * 0x9e3779b97f4a7c15 >> (64 - 9*fi
 func (f *filter) add(hash uint64) {
 	l, p := f.line(hash), spread(hash)
 	for range filterProbes {
-		if w, bit := &l[p>>6&7], uint64(1)<<(p&63); atomic.LoadUint64(w)&bit == 0 {
-			atomic.OrUint64(w, bit)
-		}
+		l[p>>6&7] |= 1 << (p & 63)
 		p >>= 9
 	}
 }
@@ -50,7 +47,7 @@ func (f *filter) add(hash uint64) {
 func (f *filter) has(hash uint64) bool {
 	l, p := f.line(hash), spread(hash)
 	for range filterProbes {
-		if atomic.LoadUint64(&l[p>>6&7])&(1<<(p&63)) == 0 {
+		if l[p>>6&7]&(1<<(p&63)) == 0 {
 			return false
 		}
 		p >>= 9

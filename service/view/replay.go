@@ -41,10 +41,11 @@ type Replay struct {
 	done   chan error
 	err    error             // of writing
 	common map[string][]byte // rows for which thousands of blocks ask; nil: not there
-	absent *filter           // unless nil: knows of every block row in the store or below
+	absent *filter           // unless nil: knows of every block row that there ever was
 	work   []sortKey         // of the goroutine that writes
 	many   bool              // the database is prepared
 	merged chan struct{}     // has something after lots were merged
+	lot    int               // size of the changes that are gathered, bytes
 }
 
 // Replay begins a Replay of about that many records. Close ends it.
@@ -54,7 +55,7 @@ func (s *Store) Replay(records int64) (*Replay, error) {
 
 func (s *Store) replay(records int64, many bool) (*Replay, error) {
 	seed := maphash.MakeSeed()
-	r := &Replay{store: s, rows: newBulk(seed), below: newBulk(seed), common: map[string][]byte{}, many: many, merged: make(chan struct{}, 1)}
+	r := &Replay{store: s, rows: newBulk(seed), below: newBulk(seed), common: map[string][]byte{}, many: many, merged: make(chan struct{}, 1), lot: replayRows}
 	_, pos, _, err := s.Position()
 	if err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func (r *Replay) Segment(k segment.Key, size int64, t *segment.Trailer, logKey e
 		r.rows.reset() // half of it is there
 		return err
 	}
-	if r.rows.size < replayRows {
+	if r.rows.size < r.lot {
 		return nil
 	}
 	return r.write()
@@ -147,11 +148,14 @@ func (r *Replay) Get(key []byte) ([]byte, error) {
 		}
 	}
 	h := r.rows.hash(key)
+	if r.absent != nil && key[0] == rowBlock && !r.absent.has(h) {
+		return nil, nil
+	}
 	v, ok := r.rows.get(key, h)
 	if !ok {
 		v, ok = r.below.get(key, h)
 	}
-	if !ok && (r.absent == nil || key[0] != rowBlock || r.absent.has(h)) {
+	if !ok {
 		var err error
 		if v, err = r.store.Get(key); err != nil {
 			return nil, err
@@ -185,7 +189,11 @@ func (r *Replay) put(key, val []byte) {
 	if isCommon(key) {
 		delete(r.common, string(key))
 	}
-	r.rows.put(key, r.rows.hash(key), val)
+	h := r.rows.hash(key)
+	if r.absent != nil && key[0] == rowBlock {
+		r.absent.add(h)
+	}
+	r.rows.put(key, h, val)
 }
 
 // hint adds the hints of the rows in b.
@@ -240,9 +248,6 @@ func (r *Replay) each(fn func(k, v []byte) error) error {
 	for k, v := range r.below.sorted(&r.work) {
 		if err := fn(k, v); err != nil {
 			return err
-		}
-		if r.absent != nil && k[0] == rowBlock {
-			r.absent.add(r.below.hash(k))
 		}
 	}
 	return nil
