@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -532,58 +531,36 @@ func tryCheckpoint(ctx context.Context, cfg Config, store *view.Store, c *chain,
 	return m, err == nil, err
 }
 
-// Shadow is what a view made beside the live one has.
-type Shadow struct {
-	Position   segment.Position
-	Digest     [32]byte
-	Checkpoint segment.Position // from which it was made; zero if from trailers alone
-	Segments   int              // replayed
-	Records    int              // in them
-	Duration   time.Duration
-}
-
-// Shadow makes the view at a place of the journal anew from the bucket, in store, which is empty and serves nothing else:
-// from the newest checkpoint up to there and the trailers after it, or from trailers alone. Its digest is to be
-// that which the live view had there (JOURNAL 13). The rows of a checkpoint that it loads have the digest that its manifest
-// says, or the error wraps ErrDamaged.
-func (j *Journal) Shadow(ctx context.Context, store *view.Store, upTo segment.Position, checkpoint bool) (s Shadow, err error) {
+// FromCheckpoint loads the newest checkpoint of use up to a place of the journal into store, which is empty and serves nobody, and
+// returns where that stands; the zero place if there is none, and the store is still empty. What comes after it is to be
+// replayed; the digest is to be that which the live view had there then (JOURNAL 13). It takes the memory of two parts, for the
+// service is at work meanwhile. The rows that were loaded have the digest that the manifest says, or the error wraps ErrDamaged.
+func (j *Journal) FromCheckpoint(ctx context.Context, store *view.Store, to segment.Position) (at segment.Position, err error) {
 	ctx, done, err := j.whileOpen(ctx)
 	if err != nil {
-		return s, err
+		return at, err
 	}
 	defer done()
-	began, cfg := time.Now(), j.cfg
-	cfg.Progress = nil
+	cfg := j.cfg
 	c, err := findChain(ctx, cfg, math.MaxUint64, func(_ context.Context, c *chain) error {
-		if !c.accepts(upTo) {
-			return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, upTo)
+		if !c.accepts(to) {
+			return fmt.Errorf("%w: segment %s, which this host has seen acknowledged, is not part of it", ErrContradiction, to)
 		}
 		return nil
 	})
 	if err != nil {
-		return s, fmt.Errorf("read journal: %w", err)
+		return at, fmt.Errorf("read journal: %w", err)
 	}
-	if checkpoint {
-		m, err := loadCheckpoint(ctx, cfg, j.log, store, c, segment.Position{}, upTo, 1)
-		if err != nil {
-			return s, fmt.Errorf("load checkpoint: %w", err)
-		}
-		if s.Checkpoint = m.Position; m.Parts != nil {
-			got, _, err := store.Digest(ctx)
-			if err != nil {
-				return s, err
-			}
-			if !bytes.Equal(got[:], m.Digest[:]) {
-				return s, fmt.Errorf("%w: the checkpoint at %s has the digest %x, and its manifest says %x", ErrDamaged, m.Position, got, m.Digest)
-			}
-		}
+	m, err := loadCheckpoint(ctx, cfg, j.log, store, c, segment.Position{}, to, 1)
+	if err != nil || m.Parts == nil {
+		return at, err
 	}
-	todo := c.between(s.Checkpoint, upTo)
-	s.Segments = todo.count()
-	if s.Records, err = replay(ctx, cfg, store, todo); err != nil {
-		return s, fmt.Errorf("replay journal: %w", err)
+	got, _, err := store.Digest(ctx)
+	if err != nil {
+		return at, err
 	}
-	s.Digest, s.Position, err = store.Digest(ctx)
-	s.Duration = time.Since(began)
-	return s, err
+	if got != m.Digest {
+		return at, fmt.Errorf("%w: the rows of the checkpoint at %s have the digest %x, and its manifest says %x", ErrDamaged, m.Position, got, m.Digest)
+	}
+	return m.Position, nil
 }

@@ -776,8 +776,8 @@ func TestViewFarBehind(t *testing.T) {
 	})
 }
 
-// A view made beside the live one, from a checkpoint and what follows or from trailers alone, at any place up to the end.
-func TestShadow(t *testing.T) {
+// A view made beside the live one, from a checkpoint and the trailers after it, at any place that has one before it, is the same.
+func TestSecondViewFromCheckpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		b := sim.New(1)
@@ -804,26 +804,29 @@ func TestShadow(t *testing.T) {
 			note()
 		}
 		from := map[segment.Position]int{}
-		for pos, want := range digests {
-			for _, checkpoint := range []bool{true, false} {
-				s, err := view.OpenMem()
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := j.Shadow(ctx, s, pos, checkpoint)
-				if err != nil || got.Digest != want || got.Position != pos {
-					t.Errorf("at %s: %+v, %v, want %x", pos, got, err, want)
-				}
-				if !checkpoint && got.Checkpoint != (segment.Position{}) {
-					t.Errorf("at %s: from the checkpoint at %s", pos, got.Checkpoint)
-				}
-				if checkpoint {
-					from[got.Checkpoint]++
-				}
-				s.Close()
-			}
+		c2, err := findChain(ctx, config(b), 1<<63, func(context.Context, *chain) error { return nil })
+		if err != nil {
+			t.Fatal(err)
 		}
-		if from[made[0].Position] != 2 || from[made[1].Position] != 4 {
+		for pos, want := range digests {
+			s, err := view.OpenMem()
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, err := j.FromCheckpoint(ctx, s, pos)
+			if err != nil {
+				t.Fatal(err)
+			}
+			from[at]++
+			if _, err := replay(ctx, config(b), s, c2.between(at, pos)); err != nil {
+				t.Fatal(err)
+			}
+			if got, is, err := s.Digest(ctx); err != nil || got != want || is != pos {
+				t.Errorf("at %s: digest %x at %s, %v, want %x", pos, got, is, err, want)
+			}
+			s.Close()
+		}
+		if from[made[0].Position] != 2 || from[made[1].Position] != 4 || from[segment.Position{}] != 0 {
 			t.Errorf("made from %v", from)
 		}
 
@@ -844,7 +847,7 @@ func TestShadow(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		if _, err := j.Shadow(ctx, s, j.Position(), true); !errors.Is(err, ErrDamaged) {
+		if _, err := j.FromCheckpoint(ctx, s, j.Position()); !errors.Is(err, ErrDamaged) {
 			t.Error(err)
 		}
 		mustClose(t, j)
