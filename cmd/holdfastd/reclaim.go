@@ -75,9 +75,15 @@ func printReclaim(c *cobra.Command, r reclaim.Report, asJSON bool) error {
 		{"cleaned", "segments, of which was copied", r.Cleaned},
 		{"merged", "small segments, of which was copied", r.Merged},
 		{"retired", "segments", r.Retired},
+		{"deleted", "segments", r.Removed},
 	}
 	for _, l := range lines {
 		if _, err := fmt.Fprintf(out, "%-10s%d %s, %d bytes\n", l.what, l.a.Count, l.of, l.a.Bytes); err != nil {
+			return err
+		}
+	}
+	if r.Late.Count > 0 {
+		if _, err := fmt.Fprintf(out, "late      %d objects of deleted segments had landed again and were deleted, %d bytes\n", r.Late.Count, r.Late.Bytes); err != nil {
 			return err
 		}
 	}

@@ -182,9 +182,6 @@ func (j *Journal) Clean(ctx context.Context, segments []view.Segment, lim CleanL
 			if err != nil {
 				return err
 			}
-			if lim.Bytes > 0 && r.Bytes >= lim.Bytes {
-				return nil
-			}
 		}
 		r.Looked, r.Segments, whole = looked, r.Segments+whole, 0
 		return nil

@@ -22,6 +22,7 @@ type spent struct {
 	Hour    int64     `json:"hour"` // since 1970
 	Deleted int       `json:"deleted"`
 	Copied  uint64    `json:"copied"`
+	Late    int64     `json:"late"` // day since 1970 on which late landings were looked for last
 	Days    [days]day `json:"days"` // place n has the days that are n modulo the number of places
 }
 
@@ -118,4 +119,18 @@ func (l *Ledger) deleted(n int, now time.Time) {
 	defer l.mu.Unlock()
 	l.roll(now)
 	l.l.Deleted += n
+}
+
+// lookLate reports whether late landings were not looked for today.
+func (l *Ledger) lookLate(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.l.Late != now.Unix()/(24*3600)
+}
+
+// lookedLate notes that they were.
+func (l *Ledger) lookedLate(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.l.Late = now.Unix() / (24 * 3600)
 }

@@ -34,7 +34,32 @@ func Plan(ctx context.Context, cfg Config) (r Report, err error) {
 	if err := p.merge(ctx); err != nil {
 		return r.ended(err)
 	}
+	if err := p.remove(); err != nil {
+		return r.ended(err)
+	}
 	return r, nil
+}
+
+// remove is what remove will do, if each segment has landed once.
+func (p *plan) remove() error {
+	most, now := p.cfg.Ledger.mayDelete(p.cfg, time.Now()), p.cfg.Journal.Now()
+	for after := (segment.Position{}); ; {
+		page, err := p.cfg.Journal.Retired(after, maxSegments)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, s := range page {
+			after = s.Key.Position
+			switch {
+			case !s.Removable(now):
+			case p.r.Removed.Count == most:
+				p.r.spent(p.cfg)
+				return nil
+			default:
+				p.r.Removed.add(1, s.Size)
+			}
+		}
+	}
 }
 
 // plan is a Plan that is being made.

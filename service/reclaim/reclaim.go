@@ -128,6 +128,9 @@ type Report struct {
 	Merged  Amount `json:"merged"`        // tiny segments, likewise
 	Made    int    `json:"made"`          // segments that hold these copies
 	Retired Amount `json:"retired"`       // segments
+	Bundled int    `json:"bundled"`       // segments of which the trailer was copied into a bundle
+	Removed Amount `json:"removed"`       // segments of which nothing is left but that, and the bytes that were deleted
+	Late    Amount `json:"late"`          // objects of removed segments that landed again, and were deleted
 	Unread  int    `json:"unread_blocks"` // that could not be copied, because they are damaged or could not be read
 	More    bool   `json:"more"`          // there is more to do at once
 	// Left says why something was not done, a sentence each.
@@ -136,7 +139,7 @@ type Report struct {
 
 // Progress returns how much was done; 0 if nothing was.
 func (r Report) Progress() uint64 {
-	return uint64(r.Sessions + r.Condemned.Count + r.Cleaned.Count + r.Merged.Count + r.Made + r.Retired.Count)
+	return uint64(r.Sessions + r.Condemned.Count + r.Cleaned.Count + r.Merged.Count + r.Made + r.Retired.Count + r.Bundled + r.Removed.Count + r.Late.Count)
 }
 
 func (r Report) String() string {
@@ -150,6 +153,9 @@ func (r Report) String() string {
 	say(r.Cleaned.Count, "cleaned %d segments of %d live bytes", r.Cleaned.Count, r.Cleaned.Bytes)
 	say(r.Merged.Count, "merged %d small segments of %d bytes", r.Merged.Count, r.Merged.Bytes)
 	say(r.Retired.Count, "retired %d segments, %d bytes", r.Retired.Count, r.Retired.Bytes)
+	say(r.Bundled, "copied %d trailers into bundles", r.Bundled)
+	say(r.Removed.Count, "deleted %d segments, %d bytes", r.Removed.Count, r.Removed.Bytes)
+	say(r.Late.Count, "deleted %d objects that landed late, %d bytes", r.Late.Count, r.Late.Bytes)
 	if len(did) == 0 {
 		did = []string{"nothing to free"}
 	}
@@ -161,11 +167,13 @@ func (r Report) Plus(next Report) Report {
 	sum := next // what it says of how things stand
 	sum.Sessions += r.Sessions
 	for _, x := range []struct{ to, more *Amount }{
-		{&sum.Condemned, &r.Condemned}, {&sum.Cleaned, &r.Cleaned}, {&sum.Merged, &r.Merged}, {&sum.Retired, &r.Retired},
+		{&sum.Condemned, &r.Condemned}, {&sum.Cleaned, &r.Cleaned}, {&sum.Merged, &r.Merged}, {&sum.Retired, &r.Retired}, {&sum.Removed, &r.Removed},
+		{&sum.Late, &r.Late},
 	} {
 		x.to.add(x.more.Count, x.more.Bytes)
 	}
 	sum.Made += r.Made
+	sum.Bundled += r.Bundled
 	return sum
 }
 
@@ -194,7 +202,10 @@ func Run(ctx context.Context, cfg Config) (r Report, err error) {
 	// 2. Clean what is mostly dead, and 3. retire what is empty then. Crash: some blocks are at their new place, others
 	// at the old one; a copy of which no record was acknowledged lies in a segment that the next start accepts, as moved,
 	// or that no start ever accepts.
-	for _, step := range []func(context.Context, Config, *Report) error{clean, merge} {
+	//
+	// 4. Bundle trailers, and 5. delete what was retired a grace ago, then what landed late. Crash: objects are gone of
+	// segments that nobody reads, and the rest of them goes with the next run.
+	for _, step := range []func(context.Context, Config, *Report) error{clean, merge, remove, late} {
 		if no := step(ctx, cfg, &r); no != nil {
 			err = errors.Join(err, no)
 			if stop(no) {
@@ -328,6 +339,68 @@ func merge(ctx context.Context, cfg Config, r *Report) error {
 		return nil
 	}
 	_, err = move(ctx, cfg, r, page, &r.Merged, cfg.Journal.Now()-tinyAge.Milliseconds())
+	return err
+}
+
+// remove deletes what was retired a grace ago, as far as the budget goes. What is in no bundle yet is put into one first;
+// that is due, too, when there is enough for a whole one.
+func remove(ctx context.Context, cfg Config, r *Report) error {
+	did, err := removeOnce(ctx, cfg, r)
+	if err != nil {
+		return err
+	}
+	if _, after := cfg.Journal.Bundled(); did.Unbundled == 0 && after < segment.MaxBundled {
+		return nil
+	}
+	b, err := cfg.Journal.Bundle(ctx)
+	r.Bundled += b.Segments
+	cfg.Did(uint64(b.Segments))
+	if err != nil {
+		return err
+	}
+	if did.Unbundled == 0 {
+		return nil
+	}
+	if did, err = removeOnce(ctx, cfg, r); err == nil && did.Unbundled > 0 {
+		r.left("%d segments are not deleted: their trailers are in no bundle yet", did.Unbundled)
+	}
+	return err
+}
+
+func removeOnce(ctx context.Context, cfg Config, r *Report) (did journal.RemoveReport, err error) {
+	most := cfg.Ledger.mayDelete(cfg, time.Now())
+	if most == 0 {
+		r.spent(cfg)
+		return did, nil
+	}
+	did, err = cfg.Journal.Remove(ctx, most)
+	cfg.Ledger.deleted(did.Objects, time.Now())
+	r.Removed.add(did.Segments, uint64(did.Bytes))
+	cfg.Did(uint64(did.Objects))
+	if did.More {
+		r.spent(cfg)
+	}
+	return did, err
+}
+
+// spent notes that no more is deleted in this hour.
+func (r *Report) spent(cfg Config) {
+	r.left("no more is deleted for now: the budget of %d objects an hour is spent", cfg.Deletes)
+}
+
+// late deletes what landed after its segment was removed, once a day: it takes a list of the whole log.
+func late(ctx context.Context, cfg Config, r *Report) error {
+	most := cfg.Ledger.mayDelete(cfg, time.Now())
+	if most == 0 || !cfg.Ledger.lookLate(time.Now()) {
+		return nil
+	}
+	did, err := cfg.Journal.RemoveLate(ctx, most)
+	cfg.Ledger.deleted(did.Objects, time.Now())
+	r.Late.add(did.Objects, uint64(did.Bytes))
+	cfg.Did(uint64(did.Objects))
+	if err == nil && !did.More {
+		cfg.Ledger.lookedLate(time.Now())
+	}
 	return err
 }
 

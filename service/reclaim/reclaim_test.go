@@ -189,7 +189,7 @@ func (w *world) run(cfg Config) Report {
 	}
 	r, err := Run(context.Background(), cfg)
 	w.must(err)
-	if p.Condemned != r.Condemned || p.Held != r.Held || p.Cleaned != r.Cleaned || p.Merged != r.Merged || p.More != r.More || len(p.Left) != len(r.Left) {
+	if p.Condemned != r.Condemned || p.Held != r.Held || p.Cleaned != r.Cleaned || p.Merged != r.Merged || p.More != r.More || p.Removed != r.Removed || len(p.Left) != len(r.Left) {
 		w.Errorf("planned %s\ndone    %s", p, r)
 	}
 	if few := p.Retired.Count < 64; few && p.Retired != r.Retired || !few && (r.Retired.Count < p.Retired.Count || r.Retired.Count > p.Retired.Count+8) {
@@ -238,6 +238,113 @@ func TestCleaning(t *testing.T) {
 			t.Errorf("a second run: %s", again)
 		}
 		w.restart()
+		w.check()
+	})
+}
+
+// TestSpaceComesBack: what was deleted is gone from the bucket after its delays, and not before; what is kept is there, and a
+// start from the bucket alone finds it.
+func TestSpaceComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.halves(100_000, 0, 240)
+		full := w.store.Bytes()
+		w.remove(0)
+		if r := w.run(Config{}); r.Retired.Count != 2 || r.Removed.Count != 0 {
+			t.Fatalf("%s", r)
+		}
+		time.Sleep(view.Grace - time.Hour)
+		if r := w.run(Config{}); r.Removed.Count != 0 || w.store.Bytes() < full {
+			t.Fatalf("an hour too early: %s; %d bytes, %d before", r, w.store.Bytes(), full)
+		}
+		time.Sleep(2 * time.Hour)
+		r := w.run(Config{})
+		if r.Removed.Count != 2 || r.Removed.Bytes < 24_000_000 || r.Bundled == 0 {
+			t.Errorf("%s", r)
+		}
+		if left := w.store.Bytes(); left > full/2+100_000 {
+			t.Errorf("%d bytes are left of %d", left, full)
+		}
+		w.check()
+		w.restart() // its view is in memory: it begins with the bucket
+		w.check()
+		if s, err := w.j.Acked().Stats(); err != nil || s.Removed != 2 || s.Retired != 0 {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}
+
+// TestDeletesAreLimited: an hour's budget holds over runs, and the next hour goes on.
+func TestDeletesAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		for i := range 6 {
+			w.backup(100_000, seq(10*i, 10*i+10)...)
+			time.Sleep(time.Minute) // a segment each
+		}
+		for range 5 {
+			w.remove(0)
+		}
+		if r := w.run(Config{}); r.Retired.Count != 5 {
+			t.Fatalf("%s", r)
+		}
+		time.Sleep(view.Grace + time.Minute)
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour))) // the beginning of an hour
+		for i, want := range []int{2, 0, 2, 1} {
+			if i > 1 {
+				time.Sleep(time.Hour)
+			}
+			r := w.run(Config{Deletes: 2})
+			if r.Removed.Count != want {
+				t.Errorf("run %d deleted %d segments, want %d: %s", i, r.Removed.Count, want, r)
+			}
+			if (want < 2) == (len(r.Left) == 1) && i != 1 || r.More {
+				t.Errorf("run %d left %q, more %v", i, r.Left, r.More)
+			}
+		}
+		w.check()
+	})
+}
+
+// TestCopiesAreLimited: an hour's budget holds over runs, and on a disk copies never take more than a quarter of what
+// would be free without them, while segments that need no copy go all the same.
+func TestCopiesAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		for i := range 4 {
+			w.halves(100_000, 100*i, 100*i+40) // 2 MB of 4 are live
+			time.Sleep(time.Minute)
+		}
+		w.backup(100_000, seq(900, 940)...)
+		for range 4 {
+			w.remove(0)
+			w.kept = append(w.kept[1:], w.kept[0]) // the small ones go last
+		}
+		w.remove(0) // and all of the last one
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour)))
+		r := w.run(Config{Copy: 3_000_000})
+		if r.Cleaned.Count != 2 || r.Retired.Count != 3 || len(r.Left) != 1 || r.More {
+			t.Errorf("with a budget: %+v", r)
+		}
+		if r := w.run(Config{Copy: 3_000_000}); r.Cleaned.Count != 0 || len(r.Left) != 1 {
+			t.Errorf("in the same hour: %+v", r)
+		}
+		time.Sleep(time.Hour)
+		// 4 MB were copied: a quarter of 13 MB and these is a little more.
+		free := func() (uint64, bool) { return 13_000_000, true }
+		if r := w.run(Config{Free: free}); r.Cleaned.Count != 1 || len(r.Left) != 1 || r.More {
+			t.Errorf("on a disk: %+v", r)
+		}
+		if r := w.run(Config{Free: free}); r.Cleaned.Count != 0 || len(r.Left) != 1 {
+			t.Errorf("on a disk, again: %+v", r)
+		}
+		time.Sleep(8 * 24 * time.Hour)
+		if r := w.run(Config{Free: free}); r.Cleaned.Count != 1 || len(r.Left) != 0 || r.Removed.Count != 4 {
+			t.Errorf("when the sources are gone: %+v", r)
+		}
 		w.check()
 	})
 }
