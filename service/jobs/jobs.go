@@ -162,6 +162,18 @@ func (s *state) roll(now time.Time) {
 	}
 }
 
+// notLater moves what a clock says that was set back since to that time, so that nothing waits for it to come back.
+func (s *state) notLater(now time.Time) {
+	for _, t := range []*time.Time{&s.Began, &s.Ended, &s.Good} {
+		if t.After(now) {
+			*t = now
+		}
+	}
+	if s.Open.After(now.Add(Rest)) {
+		s.Open = now.Add(Rest)
+	}
+}
+
 // fail notes a turn that failed, and opens the breaker after too many.
 func (s *state) fail(now time.Time, why string) (opened bool) {
 	s.Error = cut(why)
@@ -252,6 +264,7 @@ func New(cfg Config) *Runner {
 				r.log.Error("a job rests", "job", s.Name, "until", s.Open.UTC(), "error", s.Error)
 			}
 		}
+		s.notLater(r.began)
 		r.states = append(r.states, s)
 	}
 	return r
@@ -308,7 +321,7 @@ func (r *Runner) next(now time.Time) (i int, a *asking, wait time.Duration) {
 	i, wait = -1, 24*time.Hour
 	var first time.Time
 	for k, j := range r.jobs {
-		due := r.due(k, now)
+		due := r.due(k)
 		switch {
 		case due.IsZero():
 		case due.After(now):
@@ -322,8 +335,8 @@ func (r *Runner) next(now time.Time) (i int, a *asking, wait time.Duration) {
 	return i, nil, wait
 }
 
-// due returns when job i runs by itself; zero for never. A clock that was set back delays it by one period at most.
-func (r *Runner) due(i int, now time.Time) time.Time {
+// due returns when job i runs by itself; zero for never.
+func (r *Runner) due(i int) time.Time {
 	j, s := r.jobs[i], r.states[i]
 	if j.Every == 0 && !s.More {
 		return time.Time{}
@@ -337,10 +350,7 @@ func (r *Runner) due(i int, now time.Time) time.Time {
 	case s.More:
 		at = s.Ended
 	}
-	if latest := now.Add(j.Every); at.After(latest) {
-		at = latest
-	}
-	if s.Open.After(at) && s.Open.Before(now.Add(2*Rest)) {
+	if s.Open.After(at) {
 		at = s.Open
 	}
 	if early := r.began.Add(settle); at.Before(early) {
@@ -469,7 +479,7 @@ func (r *Runner) Status() []Status {
 		s := r.states[i]
 		x := Status{
 			Name: s.Name, Turns: s.Turns, Began: s.Began, Ended: s.Ended, Good: s.Good, Running: s.Running, Text: s.Text, Error: s.Error,
-			Next: r.due(i, now), Failures: s.Failures, Memory: slices.Clone(s.Memory),
+			Next: r.due(i), Failures: s.Failures, Memory: slices.Clone(s.Memory),
 		}
 		if s.Open.After(now) {
 			x.Breaker = s.Open
