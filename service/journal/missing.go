@@ -57,7 +57,7 @@ func (j *Journal) observe() {
 	defer j.work.Done()
 	for {
 		select {
-		case <-time.After(jitter(2 * lookFor)):
+		case <-time.After(jitter(2 * max(lookFor, j.cfg.Watch))): // the latter where days are simulated
 		case <-j.stopped:
 			return
 		}
