@@ -33,6 +33,7 @@ func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, sp
 		},
 		Jobs: []jobs.Job{
 			reclaim.Job(freeing, set.Reclaim.Every.Duration),
+			checkpoints(j, set.Checkpoint),
 		},
 	}), freeing
 }

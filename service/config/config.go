@@ -8,6 +8,10 @@
 //	deletes_per_hour = 1000       objects, 1 to 100000
 //	copy_per_hour = "16GiB"       bytes that cleaning copies; 64MiB at least
 //
+//	[checkpoint]                  writes the view into the bucket, so that a start is quick
+//	every = "1d"                  between two runs; "off" makes them by hand only
+//	segments = 256                that must have been added since the newest; 1 to 1000000
+//
 // Durations are like "90m", "12h" or "7d"; sizes like "64MiB", "5GB" or 1000, bytes.
 package config
 
@@ -34,7 +38,8 @@ const maxFile = 64 << 10
 
 // Config is all that can be set.
 type Config struct {
-	Reclaim Reclaim `toml:"reclaim"`
+	Reclaim    Reclaim    `toml:"reclaim"`
+	Checkpoint Checkpoint `toml:"checkpoint"`
 }
 
 // Reclaim sets the job that frees what nothing needs.
@@ -45,10 +50,17 @@ type Reclaim struct {
 	CopyPerHour    Size     `toml:"copy_per_hour"`
 }
 
+// Checkpoint sets the job that writes the view into the bucket.
+type Checkpoint struct {
+	Every    Duration `toml:"every"`
+	Segments int      `toml:"segments"`
+}
+
 // Default returns what holds for what the file does not say.
 func Default() Config {
 	return Config{
-		Reclaim: Reclaim{Every: Duration{time.Hour}, Share: 75, DeletesPerHour: 1000, CopyPerHour: 16 << 30},
+		Reclaim:    Reclaim{Every: Duration{time.Hour}, Share: 75, DeletesPerHour: 1000, CopyPerHour: 16 << 30},
+		Checkpoint: Checkpoint{Every: Duration{24 * time.Hour}, Segments: 256},
 	}
 }
 
@@ -60,6 +72,8 @@ func (c Config) check() error {
 		between("reclaim.share", int64(r.Share), 0, 99),
 		between("reclaim.deletes_per_hour", int64(r.DeletesPerHour), 1, 100_000),
 		r.CopyPerHour.between("reclaim.copy_per_hour", 64<<20, 1<<50),
+		c.Checkpoint.Every.between("checkpoint.every", time.Minute, 30*24*time.Hour),
+		between("checkpoint.segments", int64(c.Checkpoint.Segments), 1, 1_000_000),
 	)
 }
 

@@ -9,9 +9,10 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	c, err := Parse([]byte("[reclaim]\nevery = \"1d12h\"\nshare = 60\ncopy_per_hour = \"5GB\"\n"))
+	c, err := Parse([]byte("[reclaim]\nevery = \"1d12h\"\nshare = 60\ncopy_per_hour = \"5GB\"\n[checkpoint]\nevery = \"off\"\nsegments = 5\n"))
 	want := Default()
 	want.Reclaim.Every, want.Reclaim.Share, want.Reclaim.CopyPerHour = Duration{36 * time.Hour}, 60, 5e9
+	want.Checkpoint = Checkpoint{Segments: 5}
 	if err != nil || c != want {
 		t.Fatalf("%+v, %v, want %+v", c, err, want)
 	}
@@ -40,8 +41,10 @@ func TestParseRefuses(t *testing.T) {
 		"[reclaim]\ncopy_per_hour = \"1MiB\"\n":      "reclaim.copy_per_hour: 1MiB is not 64MiB to 1PiB",
 		"[reclaim]\ncopy_per_hour = \"lots\"\n":      `"lots" is no size`,
 		"[reclaim]\ncopy_per_hour = \"99999999PiB\"": "is no size",
-		"[reclaim\n":               "line 1, column ",
-		strings.Repeat("#", 1<<17): "more than 65536 bytes",
+		"[checkpoint]\nsegments = 0\n":               "checkpoint.segments: 0 is not 1 to 1000000",
+		"[checkpoint]\nevery = \"90d\"\n":            "checkpoint.every: 2160h0m0s is not",
+		"[reclaim\n":                                 "line 1, column ",
+		strings.Repeat("#", 1<<17):                   "more than 65536 bytes",
 	} {
 		if c, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) || c == Default() {
 			t.Errorf("%.60q: %v, want %q", text, err, want)
