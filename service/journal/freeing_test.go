@@ -43,7 +43,8 @@ const (
 )
 
 // freeing is a cell in which the archive A0, whose root links to the chunk C, is deleted and freed, while a client
-// makes the archive A1 over the same chunk. Each actor does his steps in order; the test decides whose is next.
+// makes the archive A1 over the same chunk. Each actor does his steps in order; the test decides whose is next. The archive
+// B0 stays; it lies in one segment with A0.
 type freeing struct {
 	*testing.T
 	days
@@ -54,6 +55,8 @@ type freeing struct {
 	chunk  viewtest.Block
 	root0  viewtest.Block
 	root1  viewtest.Block
+	chunkB viewtest.Block
+	rootB  viewtest.Block
 
 	// The client.
 	in     *Journal // the process in which the session was opened; a session does not survive it (JOURNAL 15)
@@ -94,11 +97,14 @@ func newFreeing(t *testing.T, base *sim.Store) *freeing {
 	w.chunk = w.c.Chunk(1, 1000)
 	w.root0 = w.c.Over(holdfast.KindArchive, 0, w.chunk.Name)
 	w.root1 = w.c.Over(holdfast.KindArchive, 1, w.chunk.Name)
+	w.chunkB = w.c.Chunk(2, 1000)
+	w.rootB = w.c.Over(holdfast.KindArchive, 2, w.chunkB.Name)
 	ctx := context.Background()
 	if base == nil {
 		w.must(w.c.enrol(ctx))
 		w.must(w.c.record(ctx, w.c.Open()))
-		w.must(w.c.upload(ctx, w.chunk, w.root0))
+		w.must(w.c.upload(ctx, w.chunkB, w.rootB, w.chunk, w.root0))
+		w.must(w.c.record(ctx, w.c.Commit(w.rootB.Name)))
 		w.must(w.c.record(ctx, w.c.Commit(w.root0.Name)))
 		w.must(w.j.Close(ctx))
 		return w
