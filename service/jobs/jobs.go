@@ -241,7 +241,7 @@ func New(cfg Config) *Runner {
 	if len(cfg.Jobs) > maxJobs {
 		panic("jobs: too many jobs")
 	}
-	known := map[string]*state{}
+	known, noted := map[string]*state{}, false
 	if cfg.Path != "" {
 		var err error
 		var kept []*state
@@ -259,13 +259,16 @@ func New(cfg Config) *Runner {
 			s = &state{Name: j.Name}
 		}
 		if s.Running { // it did not end: the process did, in the middle of it
-			s.Running, s.Ended = false, s.Began
+			s.Running, s.Ended, noted = false, s.Began, true
 			if s.fail(r.began, "the process ended during the run") {
 				r.log.Error("a job rests", "job", s.Name, "until", s.Open.UTC(), "error", s.Error)
 			}
 		}
 		s.notLater(r.began)
 		r.states = append(r.states, s)
+	}
+	if noted { // once: or each start would find it again, and begin the rest anew
+		r.save()
 	}
 	return r
 }
