@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"holdfast/service/admin"
@@ -14,6 +15,7 @@ import (
 	"holdfast/service/journal"
 	"holdfast/service/reclaim"
 	"holdfast/service/room"
+	"holdfast/service/scrub"
 	"holdfast/service/serve"
 )
 
@@ -21,19 +23,35 @@ import (
 func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, space *room.Watch, log *slog.Logger) (*jobs.Runner, reclaim.Config) {
 	freeing := reclaim.Config{
 		Journal: j, Log: log, Share: share(set.Reclaim.Share), Deletes: set.Reclaim.DeletesPerHour, Copy: uint64(set.Reclaim.CopyPerHour),
-		EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space) }, Ledger: new(reclaim.Ledger),
+		EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space, bucketDisk) }, Ledger: new(reclaim.Ledger),
+	}
+	full := func() string {
+		if level, _, worst := space.State(); level >= room.Pause {
+			return worst.String()
+		}
+		return ""
+	}
+	// What is read of a directory costs nothing but time.
+	local := strings.HasPrefix(d.id.Bucket, "file:")
+	reading := scrub.Config{Journal: j, Log: log, Cycle: set.Scrub.Cycle.Duration, Sample: set.Scrub.Sample, Budget: uint64(set.Scrub.BytesPerMonth)}
+	shadow := scrub.ShadowConfig{
+		Journal: j, Log: log, View: filepath.Join(d.dir, viewDir), Dir: filepath.Join(d.dir, scrub.DirName), Budget: uint64(set.Shadow.BytesPerMonth),
+		Full: full, Free: func() (uint64, bool) { return freeBytes(space, dataDisk) },
+	}
+	if !local && reading.Sample == 0 {
+		reading.Sample = scrub.RemoteSample
+	}
+	if !local && shadow.Budget == 0 {
+		shadow.Budget = scrub.RemoteBudget
 	}
 	return jobs.New(jobs.Config{
 		Path: filepath.Join(d.dir, jobs.FileName), Log: log,
-		Full: func() string {
-			if level, _, worst := space.State(); level >= room.Pause {
-				return worst.String()
-			}
-			return ""
-		},
+		Full: full,
 		Jobs: []jobs.Job{
 			reclaim.Job(freeing, set.Reclaim.Every.Duration),
 			checkpoints(j, set.Checkpoint),
+			scrub.Job(reading, set.Scrub.Every.Duration),
+			scrub.ShadowJob(shadow, set.Shadow.Every.Duration),
 		},
 	}), freeing
 }
@@ -46,10 +64,10 @@ func share(percent int) int {
 	return percent
 }
 
-// freeBytes returns how much room there is on the disk of the bucket, if it is on one.
-func freeBytes(space *room.Watch) (free uint64, limited bool) {
+// freeBytes returns how much room there is on a disk; there is no limit on what is on none.
+func freeBytes(space *room.Watch, disk string) (free uint64, limited bool) {
 	for _, f := range space.Fills() {
-		if f.What == bucketDisk && f.Unit == "bytes" {
+		if f.What == disk && f.Unit == "bytes" {
 			return uint64(max(0, f.Size-f.Used)), true
 		}
 	}

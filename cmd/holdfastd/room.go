@@ -20,6 +20,9 @@ import (
 // bucketDisk is what the disk of a bucket in a directory is called.
 const bucketDisk = "disk of the bucket"
 
+// dataDisk is what the disk of the data directory is called.
+const dataDisk = "disk of the data directory"
+
 // roomWatch checks that what the service must have on the disk of the data directory fits there, makes the ballast, and
 // returns what watches that disk and the bucket's.
 func (d *data) roomWatch(log *slog.Logger) (*room.Watch, error) {

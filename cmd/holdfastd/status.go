@@ -75,6 +75,9 @@ func statusCommand() *cobra.Command {
 				if err == nil && (st.Retired.Count > 0 || st.Removed > 0) {
 					_, err = fmt.Fprintf(out, "freed     %s\n", waiting(st))
 				}
+				if err == nil && st.Damaged > 0 {
+					_, err = fmt.Fprintf(out, "DAMAGED   %s in the bucket; their owners' next runs are told to send them again\n", damagedBlocks(st.Damaged))
+				}
 				for _, b := range st.Jobs {
 					if err == nil {
 						err = printJob(out, b)

@@ -94,9 +94,14 @@ type Status struct {
 	Removed uint64          `json:"removed_segments"`
 	// ObjectBytes is the size of all segments in the bucket, those that wait to be deleted included.
 	ObjectBytes uint64 `json:"object_bytes"`
+	// Damaged is how many blocks are known to be damaged in the bucket and were not stored anew, counted up to MaxDamaged.
+	Damaged int `json:"damaged_blocks"`
 	// Jobs says how the background jobs are; empty if there are none.
 	Jobs []jobs.Status `json:"jobs"`
 }
+
+// MaxDamaged is up to which number damaged blocks are counted.
+const MaxDamaged = 100_000
 
 // Ran is how a turn of a background job went.
 type Ran struct {
@@ -396,6 +401,9 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 		Removed: v.Removed, ObjectBytes: v.Objects, Jobs: []jobs.Status{},
 	}
 	if st.Retired, err = reclaim.Wait(s.Journal); err != nil {
+		return Status{}, err
+	}
+	if st.Damaged, err = s.Journal.DamagedBlocks(MaxDamaged); err != nil {
 		return Status{}, err
 	}
 	if s.Jobs != nil {

@@ -12,6 +12,16 @@
 //	every = "1d"                  between two runs; "off" makes them by hand only
 //	segments = 256                that must have been added since the newest; 1 to 1000000
 //
+//	[scrub]                       reads what is stored and compares checksums
+//	every = "1h"                  between two turns, which do what is due; "off" does it by hand only
+//	cycle = "14d"                 in which the sample is read; 1d to 366d
+//	sample = 0                    percent of the segments; 0: 100 where the bucket is a directory, else 2
+//	bytes_per_month = 0           that may be read; 0: without limit
+//
+//	[shadow]                      makes the view anew from the bucket, beside the other, and compares
+//	every = "1d"                  between two comparisons; "off" makes them by hand only
+//	bytes_per_month = 0           of trailers that may be read; 0: without limit where the bucket is a directory, else 50GiB
+//
 // Durations are like "90m", "12h" or "7d"; sizes like "64MiB", "5GB" or 1000, bytes.
 package config
 
@@ -40,6 +50,8 @@ const maxFile = 64 << 10
 type Config struct {
 	Reclaim    Reclaim    `toml:"reclaim"`
 	Checkpoint Checkpoint `toml:"checkpoint"`
+	Scrub      Scrub      `toml:"scrub"`
+	Shadow     Shadow     `toml:"shadow"`
 }
 
 // Reclaim sets the job that frees what nothing needs.
@@ -56,11 +68,27 @@ type Checkpoint struct {
 	Segments int      `toml:"segments"`
 }
 
+// Scrub sets the job that reads what is stored.
+type Scrub struct {
+	Every         Duration `toml:"every"`
+	Cycle         Duration `toml:"cycle"`
+	Sample        int      `toml:"sample"`          // percent; 0 is by the kind of bucket
+	BytesPerMonth Size     `toml:"bytes_per_month"` // 0 is without limit
+}
+
+// Shadow sets the job that compares a second view with the first.
+type Shadow struct {
+	Every         Duration `toml:"every"`
+	BytesPerMonth Size     `toml:"bytes_per_month"` // 0 is by the kind of bucket
+}
+
 // Default returns what holds for what the file does not say.
 func Default() Config {
 	return Config{
 		Reclaim:    Reclaim{Every: Duration{time.Hour}, Share: 75, DeletesPerHour: 1000, CopyPerHour: 16 << 30},
 		Checkpoint: Checkpoint{Every: Duration{24 * time.Hour}, Segments: 256},
+		Scrub:      Scrub{Every: Duration{time.Hour}, Cycle: Duration{14 * 24 * time.Hour}},
+		Shadow:     Shadow{Every: Duration{24 * time.Hour}},
 	}
 }
 
@@ -72,6 +100,13 @@ func (c Config) check() error {
 		between("reclaim.share", int64(r.Share), 0, 99),
 		between("reclaim.deletes_per_hour", int64(r.DeletesPerHour), 1, 100_000),
 		r.CopyPerHour.between("reclaim.copy_per_hour", 64<<20, 1<<50),
+		c.Scrub.Every.between("scrub.every", time.Minute, 24*time.Hour),
+		c.Scrub.Cycle.between("scrub.cycle", 24*time.Hour, 366*24*time.Hour),
+		c.Scrub.Cycle.given("scrub.cycle"),
+		between("scrub.sample", int64(c.Scrub.Sample), 0, 100),
+		c.Scrub.BytesPerMonth.between("scrub.bytes_per_month", 0, 1<<60),
+		c.Shadow.Every.between("shadow.every", time.Hour, 366*24*time.Hour),
+		c.Shadow.BytesPerMonth.between("shadow.bytes_per_month", 0, 1<<60),
 		c.Checkpoint.Every.between("checkpoint.every", time.Minute, 30*24*time.Hour),
 		between("checkpoint.segments", int64(c.Checkpoint.Segments), 1, 1_000_000),
 	)
@@ -169,6 +204,14 @@ func (d *Duration) UnmarshalText(text []byte) error {
 func (d Duration) between(key string, least, most time.Duration) error {
 	if v := d.Duration; v != 0 && (v < least || v > most) {
 		return fmt.Errorf("%s: %s is not %s to %s, or \"off\"", key, v, least, most)
+	}
+	return nil
+}
+
+// given refuses "off".
+func (d Duration) given(key string) error {
+	if d.Duration == 0 {
+		return fmt.Errorf("%s: it cannot be \"off\"", key)
 	}
 	return nil
 }

@@ -9,10 +9,11 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	c, err := Parse([]byte("[reclaim]\nevery = \"1d12h\"\nshare = 60\ncopy_per_hour = \"5GB\"\n[checkpoint]\nevery = \"off\"\nsegments = 5\n"))
+	c, err := Parse([]byte("[reclaim]\nevery = \"1d12h\"\nshare = 60\ncopy_per_hour = \"5GB\"\n[checkpoint]\nevery = \"off\"\nsegments = 5\n[scrub]\nsample = 7\ncycle = \"30d\"\nbytes_per_month = \"1TB\"\n[shadow]\nbytes_per_month = \"1GiB\"\n"))
 	want := Default()
 	want.Reclaim.Every, want.Reclaim.Share, want.Reclaim.CopyPerHour = Duration{36 * time.Hour}, 60, 5e9
 	want.Checkpoint = Checkpoint{Segments: 5}
+	want.Scrub.Sample, want.Scrub.Cycle, want.Scrub.BytesPerMonth, want.Shadow.BytesPerMonth = 7, Duration{30 * 24 * time.Hour}, 1e12, 1<<30
 	if err != nil || c != want {
 		t.Fatalf("%+v, %v, want %+v", c, err, want)
 	}
@@ -43,6 +44,9 @@ func TestParseRefuses(t *testing.T) {
 		"[reclaim]\ncopy_per_hour = \"99999999PiB\"": "is no size",
 		"[checkpoint]\nsegments = 0\n":               "checkpoint.segments: 0 is not 1 to 1000000",
 		"[checkpoint]\nevery = \"90d\"\n":            "checkpoint.every: 2160h0m0s is not",
+		"[scrub]\ncycle = \"off\"\n":                 "scrub.cycle: it cannot be",
+		"[scrub]\nsample = 101\n":                    "scrub.sample: 101 is not 0 to 100",
+		"[shadow]\nevery = \"1m\"\n":                 "shadow.every: 1m0s is not",
 		"[reclaim\n":                                 "line 1, column ",
 		strings.Repeat("#", 1<<17):                   "more than 65536 bytes",
 	} {

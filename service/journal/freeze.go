@@ -114,7 +114,7 @@ func (j *Journal) judge(before, after, store time.Time) {
 // owe freezes deleting at once, because of what was found at that time; the record follows. mu is held.
 func (j *Journal) owe(f segment.Frozen, at time.Time) {
 	c := &j.clocks
-	if f.Reason != segment.ReasonContradiction {
+	if _, ok := steadyFor[f.Reason]; ok {
 		c.steady = time.Time{}
 	}
 	if _, ok := c.owed[f.Reason]; ok || j.frozen(f.Reason) {

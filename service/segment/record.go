@@ -153,8 +153,10 @@ const (
 	ReasonJump Reason = 2
 	// ReasonContradiction: the bucket does not show what was acknowledged.
 	ReasonContradiction Reason = 3
+	// ReasonView: the view is not what the journal in the bucket says.
+	ReasonView Reason = 4
 	// MaxReason is the greatest of them.
-	MaxReason = ReasonContradiction
+	MaxReason = ReasonView
 )
 
 func (r Reason) String() string {
@@ -165,6 +167,8 @@ func (r Reason) String() string {
 		return "jump"
 	case ReasonContradiction:
 		return "contradiction"
+	case ReasonView:
+		return "view"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
