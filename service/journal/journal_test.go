@@ -390,6 +390,45 @@ func TestTimeIsMonotonic(t *testing.T) {
 	})
 }
 
+// freeEverything has a block called damaged, moves it and all others out of their segments, and removes these.
+func freeEverything(t *testing.T, j *Journal, c *client) {
+	t.Helper()
+	ctx := context.Background()
+	for i := range c.sent {
+		row, ok, err := j.Acked().Block(c.Vault, c.Group, c.sent[i].Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			continue
+		}
+		if n, err := j.NoteDamage(ctx, []Candidate{{c.sent[i].Name, row}}, false); err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		break
+	}
+	all, err := j.store.Segments(segment.Position{}, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := j.Clean(ctx, all, CleanLimits{Bytes: 1 << 30}); err != nil || r.Blocks < 10 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if all, err = j.store.Segments(segment.Position{}, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := j.Retire(ctx, all); err != nil || r.Segments < 10 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	time.Sleep(view.Grace + time.Minute)
+	if r, err := j.Bundle(ctx); err != nil || r.Segments < 10 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if r, err := j.Remove(ctx, 1000); err != nil || r.Segments < 10 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+}
+
 // Every record type is in this journal, and a rebuild of it gives the same digest.
 func TestRebuildCoversEveryRecordType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -417,6 +456,7 @@ func TestRebuildCoversEveryRecordType(t *testing.T) {
 		if n, err := j.Condemn(context.Background(), c.unreferenced(t, j)); err != nil || n != 1 {
 			t.Fatal(n, err)
 		}
+		freeEverything(t, j, c)
 		mustClose(t, j)
 		j = mustOpen(t, config(b))
 		defer mustClose(t, j)
