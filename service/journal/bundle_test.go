@@ -885,3 +885,258 @@ func TestScenarioS4FromBundles(t *testing.T) {
 		mustClose(t, j)
 	})
 }
+
+// Two owners: the one that was replaced had sent a delete of everything that it could, of retired segments, of a bundle that
+// became part of another; all of these deletes land at any moment of the next owner's life, which bundles and removes
+// as well. Nothing that anybody needs goes.
+func TestLateDeletesOfAnEarlierOwner(t *testing.T) {
+	puts := 0
+	for n := 1; n == 1 || n <= puts; n += 3 {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := context.Background()
+			b := sim.New(1)
+			l := newWeeks(b)
+			j := mustOpen(t, l.config(b))
+			l.j = j
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			must(l.drive(ctx, &l.run, 2))
+			must(l.bundle(ctx))
+			must(l.retire(ctx))
+			l.wait(view.Grace + time.Hour)
+			// From here on no delete of this owner arrives before the test says so.
+			deletes := 0
+			b.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
+				if op == sim.OpDelete {
+					deletes++
+					return sim.Fault{Err: sim.ErrFault, Late: sim.UntilLand}
+				}
+				return sim.Fault{}
+			})
+			short, stop := context.WithTimeout(ctx, 5*time.Minute)
+			defer stop()
+			_, err := j.Bundle(short) // the first bundle becomes part of another
+			if err == nil {
+				t.Fatal("the delete of a bundle was not sent")
+			}
+			short, stop = context.WithTimeout(ctx, 5*time.Minute)
+			defer stop()
+			if r, err := j.Remove(short, 1000); err == nil || r.Segments != 0 {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if deletes < 2 {
+				t.Fatalf("%d deletes", deletes)
+			}
+			b.Crash()
+			_ = j.Close(ctx)
+
+			next := b.Store().Connect(2)
+			calls := 0
+			next.OnOp(func(op sim.Op, _ string, _ int) sim.Fault {
+				if op.Writes() {
+					if calls++; calls == n {
+						b.Store().Land()
+					}
+				}
+				return sim.Fault{}
+			})
+			j = mustOpen(t, l.config(next))
+			l.resume(t, j)
+			l.check(t, j)
+			l.stage = 2
+			must(l.live(ctx, j))
+			puts = calls
+			b.Store().Land()
+			if _, err := j.Bundle(ctx); err != nil {
+				t.Fatal(err)
+			}
+			l.settled(t, b.Store(), j)
+			mustClose(t, j)
+			j = mustOpen(t, l.config(b.Store().Connect(3)))
+			l.settled(t, b.Store(), j)
+			mustClose(t, j)
+		})
+		if t.Failed() {
+			t.Fatalf("landed at write %d", n)
+		}
+	}
+	if puts < 20 {
+		t.Errorf("only %d writes", puts)
+	}
+}
+
+// A segment that landed twice goes with both landings.
+func TestRemoveTwins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		l := newWeeks(b)
+		j := mustOpen(t, l.config(b))
+		l.j = j
+		if err := errors.Join(l.drive(ctx, &l.run, 2), l.retire(ctx), l.bundle(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		retired, err := j.store.Retired(segment.Position{}, 100)
+		if err != nil || len(retired) < 5 {
+			t.Fatal(len(retired), err)
+		}
+		for i, s := range retired {
+			raw, err := b.Get(ctx, s.Key.String(), 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Key.Nonce[0]++
+			if i == 1 { // one landing of it is damaged: it goes all the same
+				raw[len(raw)-1] ^= 1
+			}
+			if err := b.Put(ctx, s.Key.String(), raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.wait(view.Grace + time.Hour)
+		if r, err := j.Remove(ctx, 1000); err != nil || r.Segments != len(retired) || r.Objects != 2*len(retired) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		l.settled(t, b.Store(), j)
+		mustClose(t, j)
+	})
+}
+
+// corrupting is a bucket that stores something else than the first bundle that it is given.
+type corrupting struct {
+	*sim.Bucket
+	done atomic.Bool
+}
+
+func (b *corrupting) Put(ctx context.Context, key string, body []byte) error {
+	if strings.Contains(key, "/bundle/") && !b.done.Swap(true) {
+		body = slices.Clone(body)
+		body[len(body)/2] ^= 1
+	}
+	return b.Bucket.Put(ctx, key, body)
+}
+
+// A bundle counts when it was read back and is what was written; one that is not is replaced.
+func TestBundleIsReadBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		l := newWeeks(b)
+		cfg := l.config(b)
+		cfg.Bucket = &corrupting{Bucket: b}
+		j := mustOpen(t, cfg)
+		if err := l.live(ctx, j); err != nil {
+			t.Fatal(err)
+		}
+		if l.bundled.Bundles != 1 || l.bundled.Deleted != 1 {
+			t.Errorf("%+v", l.bundled)
+		}
+		if k := bundleKeys(b.Store()); len(k) != 1 {
+			t.Errorf("bundles: %v", k)
+		}
+		l.settled(t, b.Store(), j)
+		mustClose(t, j)
+	})
+}
+
+// What comes after a bundle continues it: a start reads the first of it, however much there is.
+func TestBundleIsLinked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		l := newWeeks(b)
+		j := mustOpen(t, l.config(b))
+		l.j = j
+		for _, stage := range []func() error{
+			func() error { return l.drive(ctx, &l.run, 2) }, func() error { return l.bundle(ctx) }, func() error { return l.drive(ctx, &l.run, 6) },
+		} {
+			if err := stage(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustClose(t, j)
+		k := bundleKeys(b.Store())[0]
+		if after := j.Position().Seq - k.Last.Seq; after < 2*tail {
+			t.Fatalf("%d segments after the bundle", after)
+		}
+		raw, err := b.Get(ctx, k.String(), 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The bundle says that it ends with another segment; the one that it holds is not listed.
+		for _, o := range objects(b.Store()) {
+			if o.Position == k.Last {
+				b.Store().Damage(o.String(), func([]byte) []byte { return nil })
+			}
+		}
+		b.Store().Damage(k.String(), func([]byte) []byte { return nil })
+		k.Hash[0]++
+		if err := b.Put(ctx, k.String(), raw); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(ctx, l.config(b)); !errors.Is(err, ErrContradiction) || !strings.Contains(err.Error(), "does not continue") {
+			t.Errorf("a start: %v", err)
+		}
+	})
+}
+
+// Before a retired segment is deleted, it is looked up once more whether anything lives there.
+func TestDeadIsLookedUpOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		l := newWeeks(b)
+		j := l.aged(t, l.config(b))
+		live, dead := 0, 0
+		for _, k := range objects(b.Store()) {
+			s, _, err := j.Acked().Segment(k.Position)
+			if err != nil {
+				t.Fatal(err)
+			}
+			events := caught(t, func() { err = j.dead(ctx, k, []found{{k, int64(s.Size)}}) })
+			switch {
+			case s.Blocks > 0:
+				live++
+				if !errors.Is(err, view.ErrDamaged) || len(events) != 1 {
+					t.Errorf("segment %s has %d live blocks: %v, %d events", k.Position, s.Blocks, err, len(events))
+				}
+			default:
+				dead++
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if live == 0 || dead == 0 {
+			t.Errorf("%d live, %d dead", live, dead)
+		}
+		mustClose(t, j)
+	})
+}
+
+// Bundles of one range stay by their nonces, whoever looks: of two owners that delete, both keep the same one.
+func TestWhichBundleStays(t *testing.T) {
+	at := func(first, last uint64, nonce byte) foundBundle {
+		return foundBundle{segment.BundleKey{First: segment.Position{Epoch: 1, Seq: first}, Last: segment.Position{Epoch: 1, Seq: last}, Nonce: [8]byte{nonce}}, 1}
+	}
+	all := []foundBundle{at(0, 9, 1), at(0, 9, 2), at(0, 5, 0), at(3, 9, 0), at(4, 12, 7), at(10, 12, 1), at(13, 14, 1)}
+	for _, a := range all {
+		for _, b := range all {
+			if a.holds(b) && b.holds(a) || a == b && a.holds(b) {
+				t.Errorf("%v and %v would delete one another", a.key, b.key)
+			}
+			for _, c := range all {
+				if a.holds(b) && b.holds(c) && !a.holds(c) {
+					t.Errorf("%v holds %v, that %v, and the first not the last", a.key, b.key, c.key)
+				}
+			}
+		}
+	}
+	if !all[0].holds(all[1]) || !all[0].holds(all[2]) || !all[1].holds(all[3]) || all[0].holds(all[4]) || !all[4].holds(all[5]) {
+		t.Error("what is part of what")
+	}
+}
