@@ -32,7 +32,7 @@ func inWorld(t *testing.T, segments int, fn func(w *world)) {
 		w := &world{t: t, b: sim.New(1), c: viewtest.New(1)}
 		w.cfg = journal.Config{Create: true, Bucket: w.b, Cell: holdfast.CellID{1}, Host: [16]byte{1}, LogKey: viewtest.LogKey()}
 		var err error
-		if w.j, err = journal.Open(t.Context(), w.cfg); err != nil {
+		if w.j, err = journal.Open(context.Background(), w.cfg); err != nil {
 			t.Fatal(err)
 		}
 		defer w.close()
@@ -62,10 +62,10 @@ func (w *world) close() {
 
 func (w *world) append(fn func(tx *journal.Tx) error) {
 	w.t.Helper()
-	t, err := w.j.Append(w.t.Context(), fn)
+	t, err := w.j.Append(context.Background(), fn)
 	if err == nil {
 		w.j.Flush()
-		err = t.Wait(w.t.Context())
+		err = t.Wait(context.Background())
 	}
 	if err != nil {
 		w.t.Fatal(err)
@@ -126,7 +126,7 @@ func TestCycle(t *testing.T) {
 		began, turns, most := time.Now(), 0, uint64(0)
 		var found Found
 		for !s.Done {
-			r, why, err := turn(w.t.Context(), cfg, &s, time.Now(), free())
+			r, why, err := turn(context.Background(), cfg, &s, time.Now(), free())
 			if err != nil || why != "" {
 				t.Fatal(why, err)
 			}
@@ -135,7 +135,7 @@ func TestCycle(t *testing.T) {
 			if turns++; turns == 100 { // a restart, with what is remembered
 				w.close()
 				var err error
-				if w.j, err = journal.Open(w.t.Context(), w.cfg); err != nil {
+				if w.j, err = journal.Open(context.Background(), w.cfg); err != nil {
 					t.Fatal(err)
 				}
 				cfg.Journal = w.j
@@ -152,11 +152,11 @@ func TestCycle(t *testing.T) {
 		if s.Last.Found != found || s.Last.Ended.Sub(s.Last.Began) > cfg.Cycle {
 			t.Errorf("remembered as %+v", s.Last)
 		}
-		if r, _, err := turn(w.t.Context(), cfg, &s, time.Now(), free()); err != nil || r.Segments != 0 {
+		if r, _, err := turn(context.Background(), cfg, &s, time.Now(), free()); err != nil || r.Segments != 0 {
 			t.Errorf("before the next is due: %+v, %v", r, err)
 		}
 		time.Sleep(cfg.Cycle - time.Since(began))
-		if r, _, err := turn(w.t.Context(), cfg, &s, time.Now(), free()); err != nil || r.Segments == 0 || s.Done || s.Total.Segments != found.Segments+r.Segments {
+		if r, _, err := turn(context.Background(), cfg, &s, time.Now(), free()); err != nil || r.Segments == 0 || s.Done || s.Total.Segments != found.Segments+r.Segments {
 			t.Errorf("when the next is due: %+v, %v", r, err)
 		}
 	})
@@ -166,18 +166,18 @@ func TestCycle(t *testing.T) {
 func TestHurry(t *testing.T) {
 	inWorld(t, 30, func(w *world) {
 		cfg, s := Config{Journal: w.j, Budget: 60_000}, State{Hurry: true}
-		r, why, err := turn(w.t.Context(), cfg, &s, time.Now(), free())
+		r, why, err := turn(context.Background(), cfg, &s, time.Now(), free())
 		if err != nil || !strings.Contains(why, "budget of 60000 bytes") || r.Read > cfg.Budget || r.Read < cfg.Budget-10_000 || s.Done || s.Hurry {
 			t.Errorf("%+v, %q, %v", r, why, err)
 		}
 		s.Hurry = true
-		rest, why, err := turn(w.t.Context(), cfg, &s, time.Now(), free()) // in another month
+		rest, why, err := turn(context.Background(), cfg, &s, time.Now(), free()) // in another month
 		if err != nil || why == "" || rest.Segments == 0 {
 			t.Errorf("%+v, %q, %v", rest, why, err)
 		}
 		for !s.Done {
 			s.Hurry = true
-			one, _, err := turn(w.t.Context(), Config{Journal: w.j}, &s, time.Now(), turnOf{enough: func() bool { return true }, did: func(uint64) {}})
+			one, _, err := turn(context.Background(), Config{Journal: w.j}, &s, time.Now(), turnOf{enough: func() bool { return true }, did: func(uint64) {}})
 			if err != nil || one.Segments > 1 {
 				t.Fatalf("%+v, %v", one, err)
 			}
@@ -206,7 +206,7 @@ func TestSample(t *testing.T) {
 	}
 	inWorld(t, 100, func(w *world) {
 		s := State{Hurry: true}
-		r, _, err := turn(w.t.Context(), Config{Journal: w.j, Sample: 20}, &s, time.Now(), free())
+		r, _, err := turn(context.Background(), Config{Journal: w.j, Sample: 20}, &s, time.Now(), free())
 		if err != nil || !r.Done || r.Segments < 5 || r.Segments > 40 || r.Blocks > 2*r.Segments {
 			t.Errorf("%+v, %v", r, err)
 		}
@@ -230,11 +230,11 @@ func TestUnreadableSegmentIsPassed(t *testing.T) {
 		})
 		s := State{Hurry: true}
 		away = true
-		if r, _, err := turn(w.t.Context(), Config{Journal: w.j}, &s, time.Now(), free()); err == nil || r.Segments != 0 || s.After != (segment.Position{}) {
+		if r, _, err := turn(context.Background(), Config{Journal: w.j}, &s, time.Now(), free()); err == nil || r.Segments != 0 || s.After != (segment.Position{}) {
 			t.Errorf("while it is away: %+v, %v, %+v", r, err, s)
 		}
 		away = false
-		r, _, err := turn(w.t.Context(), Config{Journal: w.j}, &s, time.Now(), free())
+		r, _, err := turn(context.Background(), Config{Journal: w.j}, &s, time.Now(), free())
 		if err != nil || !r.Done || r.Unread != 1 || r.Blocks != 22 || r.Damaged+r.Missing+r.Trailers != 0 {
 			t.Errorf("%+v, %v", r, err)
 		}

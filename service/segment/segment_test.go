@@ -265,7 +265,7 @@ func TestAddRecordRefuses(t *testing.T) {
 		"moved outside":      Moved{Off: 1, Len: 100},
 		"moved too much":     Moved{Len: holdfast.MaxBlock + 1},
 		"no reason":          Frozen{Text: "x"},
-		"reason 4":           Thawed{Reason: 4, Text: "x"},
+		"reason 5":           Thawed{Reason: MaxReason + 1, Text: "x"},
 		"frozen, no text":    Frozen{Reason: ReasonJump},
 		"frozen, no place":   Frozen{Reason: ReasonContradiction, Text: "x"},
 		"frozen, a place":    Frozen{Reason: ReasonJump, Place: Position{1, 1}, Text: "x"},
