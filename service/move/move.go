@@ -144,7 +144,8 @@ func readClaim(ctx context.Context, b bucket.Bucket, cell holdfast.CellID) (raw 
 }
 
 // oneHistory refuses a new bucket whose segments would not be a part of what is copied there: a place never has two
-// contents (JOURNAL 6), and a later epoch is a later state. now is the epoch object of the old one.
+// contents (JOURNAL 6), and a later epoch is a later state. A bundle says what its last segment is. now is the epoch object of
+// the old one.
 func oneHistory(want, have map[string]int64, now []byte) error {
 	claim, err := segment.ParseClaim(now)
 	if err != nil {
@@ -152,23 +153,32 @@ func oneHistory(want, have map[string]int64, now []byte) error {
 	}
 	at := map[segment.Position][32]byte{}
 	for key := range want {
-		if k, err := segment.ParseKey(key); err == nil {
-			at[k.Position] = k.Hash
+		if pos, hash, ok := place(key); ok {
+			at[pos] = hash
 		}
 	}
 	for key := range have {
-		k, err := segment.ParseKey(key)
-		if _, ok := want[key]; ok || err != nil {
+		pos, hash, ok := place(key)
+		if _, moved := want[key]; moved || !ok {
 			continue
 		}
-		if hash, ok := at[k.Position]; ok && hash != k.Hash {
+		if is, ok := at[pos]; ok && is != hash {
 			return fmt.Errorf("%w (%s)", ErrForked, key)
 		}
-		if k.Position.Epoch > claim.Epoch {
-			return fmt.Errorf("%w: segment %s, and the old bucket epoch %d", ErrNewer, k.Position, claim.Epoch)
+		if pos.Epoch > claim.Epoch {
+			return fmt.Errorf("%w: segment %s, and the old bucket epoch %d", ErrNewer, pos, claim.Epoch)
 		}
 	}
 	return nil
+}
+
+// place returns the segment that a key names, or the last one of the bundle that it names.
+func place(key string) (segment.Position, [32]byte, bool) {
+	if b, err := segment.ParseBundleKey(key); err == nil {
+		return b.Last, b.Hash, true
+	}
+	k, err := segment.ParseKey(key)
+	return k.Position, k.Hash, err == nil
 }
 
 func list(ctx context.Context, b bucket.Bucket, cell holdfast.CellID, each func(bucket.Object)) error {

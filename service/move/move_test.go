@@ -321,6 +321,24 @@ func TestBundlesAreMoved(t *testing.T) {
 		if got, err := to.Get(w.Context(), bundle, 0, -1); err != nil || string(got) != string(want) {
 			t.Errorf("the bundle in the new bucket: %v", err)
 		}
+		k, err := segment.ParseBundleKey(bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for want, change := range map[error]func(*segment.BundleKey){
+			ErrForked: func(k *segment.BundleKey) { k.Hash[0]++ },
+			ErrNewer:  func(k *segment.BundleKey) { k.Last.Epoch += 9 },
+		} {
+			other := k
+			change(&other)
+			fork := sim.New(4)
+			if err := fork.Put(w.Context(), other.String(), []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Cell(w.Context(), w.from, fork, w.id.Cell, host, nil); !errors.Is(err, want) {
+				t.Errorf("bundle %s: %v", other, err)
+			}
+		}
 		w.from.Store().Damage(bundle, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		to = sim.New(3)
 		if _, err := Cell(w.Context(), w.from, to, w.id.Cell, host, nil); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), bundle) {
