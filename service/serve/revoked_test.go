@@ -56,7 +56,7 @@ func TestTLSRevokedMidConnection(t *testing.T) {
 				w.want(wire.CodeRevoked, <-got, "an upload that was half sent")
 
 				for _, x := range []struct{ method, path string }{
-					{"GET", wire.PathUsage}, {"GET", wire.PathHistory + "?after=0"}, {"POST", path(wire.PathHave, sid)},
+					{"GET", wire.PathUsage}, {"GET", wire.PathHistory + "?after=0"}, {"GET", path(wire.PathDamaged, m.group)}, {"POST", path(wire.PathHave, sid)},
 					{"POST", path(wire.PathFetch, m.group)}, {"POST", path(wire.PathBlocks, sid) + "?seq=2"}, {"POST", wire.PathRecords},
 				} {
 					w.want(wire.CodeRevoked, ask(x.method, x.path, nil, 0), fmt.Sprintf("%s %s after the revocation", x.method, x.path))
