@@ -82,13 +82,45 @@ func (l *Ledger) mayCopy(cfg Config, now time.Time) (most uint64, why string) {
 	if !limited {
 		return most, ""
 	}
-	// A copy takes room for the grace before its source gives room back: so much that what needs no copy always has some.
-	beside := l.beside(now)
-	room := (free + beside) / roomShare
-	if beside >= room {
+	room, beside := l.room(free, now)
+	if room == 0 {
 		return 0, fmt.Sprintf("the bucket's disk has %d bytes free, and copies of %d bytes wait for their sources to be deleted", free, beside)
 	}
-	return min(most, room-beside), ""
+	return min(most, room), ""
+}
+
+// room returns how many bytes of a disk with so much free copies may take now, and how many have their sources still there: a
+// copy takes room for the grace before its source gives room back, and what needs no copy must always have some. mu is
+// held.
+func (l *Ledger) room(free uint64, now time.Time) (room, beside uint64) {
+	beside = l.beside(now)
+	return max((free+beside)/roomShare, beside) - beside, beside
+}
+
+// fit returns those of the segments whose live blocks, all together, have room beside their sources where the bucket is; if
+// that are not all, why says why. Unlike the budget of an hour, room is not exceeded by the last of them: on a disk that is
+// full the records could not be written that make room.
+func (l *Ledger) fit(cfg Config, segments []view.Segment, now time.Time) (fit []view.Segment, why string) {
+	if cfg.Free == nil {
+		return segments, ""
+	}
+	free, limited := cfg.Free()
+	if !limited {
+		return segments, ""
+	}
+	l.mu.Lock()
+	room, beside := l.room(free, now)
+	l.mu.Unlock()
+	for _, s := range segments {
+		if s.Bytes <= room {
+			room -= s.Bytes
+			fit = append(fit, s)
+		}
+	}
+	if len(fit) == len(segments) {
+		return fit, ""
+	}
+	return fit, fmt.Sprintf("the bucket's disk has %d bytes free, too few for their copies beside %d bytes of others", free, beside)
 }
 
 // copied notes that so much was.

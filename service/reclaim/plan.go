@@ -153,8 +153,9 @@ func (p *plan) retire(s view.Segment) {
 // move is what move will do.
 func (p *plan) move(segments []view.Segment, did *Amount, say bool) {
 	most, why := p.cfg.Ledger.mayCopy(p.cfg, time.Now())
-	n := 0
+	n, all := 0, len(segments)
 	var bytes uint64
+	segments, tight := p.cfg.Ledger.fit(p.cfg, segments, time.Now())
 	for _, s := range segments {
 		if p.copied >= most {
 			break
@@ -166,8 +167,11 @@ func (p *plan) move(segments []view.Segment, did *Amount, say bool) {
 	}
 	did.add(n, bytes)
 	p.r.Made += int((bytes + madeOf - 1) / madeOf)
-	if left := len(segments) - n; left > 0 && say {
-		if most > 0 {
+	if left := all - n; left > 0 && say {
+		switch {
+		case n == len(segments) && most > 0:
+			why = tight
+		case most > 0:
 			why = "the budget to copy is spent then"
 		}
 		p.r.left("%d segments are not cleaned: %s", left, why)

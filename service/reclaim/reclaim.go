@@ -287,6 +287,8 @@ func move(ctx context.Context, cfg Config, r *Report, segments []view.Segment, d
 		r.left("%d segments are not cleaned: %s", len(segments), why)
 		return true, nil
 	}
+	all := len(segments)
+	segments, tight := cfg.Ledger.fit(cfg, segments, time.Now())
 	c, err := cfg.Journal.Clean(ctx, segments, journal.CleanLimits{Bytes: most, Before: before, Enough: cfg.Enough})
 	cfg.Ledger.copied(c.Bytes, time.Now())
 	did.add(c.Segments, c.Bytes)
@@ -302,9 +304,13 @@ func move(ctx context.Context, cfg Config, r *Report, segments []view.Segment, d
 	if err != nil {
 		return true, err
 	}
-	left := len(segments) - c.Looked
+	left := all - c.Looked
 	if left == 0 || before > 0 {
 		return false, nil
+	}
+	if c.Looked == len(segments) {
+		r.left("%d segments are not cleaned: %s", left, tight)
+		return true, nil
 	}
 	if more, why := cfg.Ledger.mayCopy(cfg, time.Now()); more == 0 {
 		r.left("%d segments are not cleaned: %s", left, why)

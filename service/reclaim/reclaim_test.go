@@ -333,8 +333,11 @@ func TestCopiesAreLimited(t *testing.T) {
 			t.Errorf("in the same hour: %+v", r)
 		}
 		time.Sleep(time.Hour)
-		// 4 MB were copied: a quarter of 13 MB and these is a little more.
-		free := func() (uint64, bool) { return 13_000_000, true }
+		// 4 MB were copied: a quarter of 13 MB and these is a little more, and no segment of the 2 MB that are left fits.
+		if r := w.run(Config{Free: func() (uint64, bool) { return 13_000_000, true }}); r.Cleaned.Count != 0 || len(r.Left) != 1 || r.More {
+			t.Errorf("on a disk without room for one more: %+v", r)
+		}
+		free := func() (uint64, bool) { return 21_000_000, true }
 		if r := w.run(Config{Free: free}); r.Cleaned.Count != 1 || len(r.Left) != 1 || r.More {
 			t.Errorf("on a disk: %+v", r)
 		}
