@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -75,6 +76,7 @@ func (o *tail) String() string {
 // service is one holdfastd with its data directory and bucket.
 type service struct {
 	t       testing.TB
+	program string // "": holdfastd; or one that was built in another way
 	data    string
 	place   place  // of the bucket
 	bucket  string // the bucket's directory; "" if it is in none
@@ -107,15 +109,21 @@ func newServiceAt(t testing.TB, p place, f *front) *service {
 		f.set(s.address)
 		reached, s.args = f.l.Addr().String(), []string{"--listen", s.address}
 	}
-	s.admin("init", "--data", s.data, "--bucket", p.url, "--address", reached)
-	t.Cleanup(func() {
+	s.begin(reached)
+	return s
+}
+
+// begin makes the cell and starts the service, which is stopped with the test. Clients reach it at an address.
+func (s *service) begin(reached string) {
+	s.t.Helper()
+	s.admin("init", "--data", s.data, "--bucket", s.place.url, "--address", reached)
+	s.t.Cleanup(func() {
 		s.kill()
-		if t.Failed() && s.log != nil {
-			t.Logf("holdfastd wrote:\n%s", s.log)
+		if s.t.Failed() && s.log != nil {
+			s.t.Logf("holdfastd wrote:\n%s", s.log)
 		}
 	})
 	s.start()
-	return s
 }
 
 // freeAddress returns a loopback address whose port nobody listens on just now.
@@ -141,14 +149,14 @@ func (s *service) admin(args ...string) string {
 
 func (s *service) try(args ...string) (outcome, int) {
 	s.t.Helper()
-	o := execute(s.t, s.place.environ(), holdfastd, args...)
+	o := execute(s.t, s.place.environ(), cmp.Or(s.program, holdfastd), args...)
 	return o, o.code
 }
 
 // start starts serving and waits until the service says that it is ready.
 func (s *service) start() {
 	s.t.Helper()
-	line := slices.Concat(s.under, []string{holdfastd, "serve", "--data", s.data}, s.args)
+	line := slices.Concat(s.under, []string{cmp.Or(s.program, holdfastd), "serve", "--data", s.data}, s.args)
 	s.cmd = exec.Command(line[0], line[1:]...)
 	s.cmd.Env = s.place.environ()
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -269,10 +277,11 @@ func (s *service) clean() {
 
 // client is one enrolled machine.
 type client struct {
-	t   testing.TB
-	dir string
-	env []string
-	uid uint32 // 0: whoever runs the tests
+	t       testing.TB
+	program string // "": holdfast; or one that was built in another way
+	dir     string
+	env     []string
+	uid     uint32 // 0: whoever runs the tests
 }
 
 // newClient enrols a machine with a vault of its own. Extra arguments go to init.
@@ -358,7 +367,7 @@ func (c *client) exits(code int, args ...string) outcome {
 // begin starts holdfast with args.
 func (c *client) begin(args ...string) *process {
 	c.t.Helper()
-	return launch(c.t, c.env, c.uid, holdfast, args...)
+	return launch(c.t, c.env, c.uid, cmp.Or(c.program, holdfast), args...)
 }
 
 // process is a program that runs.

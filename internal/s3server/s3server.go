@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -241,20 +243,8 @@ func (s *Server) Request(ctx context.Context, method, path string) (int, error) 
 	if err != nil {
 		return 0, err
 	}
-	now := time.Now().UTC()
-	stamp, day := now.Format("20060102T150405Z"), now.Format("20060102")
-	hash := hex.EncodeToString(sum(nil))
-	r.Header.Set("X-Amz-Date", stamp)
-	r.Header.Set("X-Amz-Content-Sha256", hash)
-	const names = "host;x-amz-content-sha256;x-amz-date"
-	canonical := fmt.Sprintf("%s\n%s\n\nhost:%s\nx-amz-content-sha256:%s\nx-amz-date:%s\n\n%s\n%s", method, path, s.address, hash, stamp, names, hash)
-	scope := day + "/" + region + "/s3/aws4_request"
-	key := []byte("AWS4" + s.SecretKey)
-	for _, p := range []string{day, region, "s3", "aws4_request"} {
-		key = mac(key, p)
-	}
-	sig := mac(key, fmt.Sprintf("AWS4-HMAC-SHA256\n%s\n%s\n%x", stamp, scope, sum([]byte(canonical))))
-	r.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%x", s.AccessKey, scope, names, sig))
+	r.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(sum(nil)))
+	s.Sign(r, time.Now())
 	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(r)
 	if err != nil {
 		return 0, err
@@ -262,6 +252,37 @@ func (s *Server) Request(ctx context.Context, method, path string) (int, error) 
 	defer res.Body.Close()
 	_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 1<<20))
 	return res.StatusCode, err
+}
+
+// Sign signs a request as one that was made at now, in the place of any signature that it has. Its header says what the
+// hash of its body is.
+func (s *Server) Sign(r *http.Request, now time.Time) {
+	now = now.UTC()
+	stamp, day := now.Format("20060102T150405Z"), now.Format("20060102")
+	r.Host = s.address
+	r.Header.Set("X-Amz-Date", stamp)
+	names := []string{"host"}
+	values := map[string]string{"host": s.address}
+	for name, v := range r.Header {
+		if name = strings.ToLower(name); strings.HasPrefix(name, "x-amz-") {
+			names = append(names, name)
+			values[name] = strings.TrimSpace(strings.Join(v, ","))
+		}
+	}
+	slices.Sort(names)
+	headers := ""
+	for _, name := range names {
+		headers += name + ":" + values[name] + "\n"
+	}
+	query := strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20") // sorted
+	canonical := fmt.Sprintf("%s\n%s\n%s\n%s\n%s\n%s", r.Method, r.URL.EscapedPath(), query, headers, strings.Join(names, ";"), values["x-amz-content-sha256"])
+	scope := day + "/" + region + "/s3/aws4_request"
+	key := []byte("AWS4" + s.SecretKey)
+	for _, p := range []string{day, region, "s3", "aws4_request"} {
+		key = mac(key, p)
+	}
+	sig := mac(key, fmt.Sprintf("AWS4-HMAC-SHA256\n%s\n%s\n%x", stamp, scope, sum([]byte(canonical))))
+	r.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%x", s.AccessKey, scope, strings.Join(names, ";"), sig))
 }
 
 func sum(b []byte) []byte {
