@@ -69,7 +69,6 @@ type life struct {
 	first  segment.Position   // where the chunk was in the beginning
 	stored holdfast.SessionID // who stored it there
 	where  []string           // where it stopped
-	gone   int                // segments that it removed
 }
 
 // lifeSteps are the client's.
@@ -96,46 +95,51 @@ func (w *life) begin() {
 
 // job is two runs of it. What a run has found is old by the time that it is used.
 func (w *life) job(j *Journal, at func(string)) error {
-	ctx := context.Background()
 	for range 2 {
-		at("begin")
-		w.pass(view.Keep + time.Second)
-		if _, err := j.CondemnUnreferenced(ctx, 1000); err != nil {
-			return err
-		}
-		at("condemned")
-		found, _, err := j.Sparse(100, nil, 1000)
-		if err != nil {
-			return err
-		}
-		at("found")
-		if r, err := j.Clean(ctx, found, CleanLimits{}); err != nil || r.Failed > 0 {
-			return errors.Join(err, r.Why)
-		}
-		at("cleaned")
-		if _, err := j.Retire(ctx, found); err != nil {
-			return err
-		}
-		at("retired")
-		if _, err := j.Bundle(ctx); err != nil {
-			return err
-		}
-		at("bundled")
-		w.pass(view.Grace + time.Minute)
-		r, err := j.Remove(ctx, 1000)
-		if err == nil && r.Unbundled > 0 {
-			err = fmt.Errorf("%d segments could not be removed", r.Unbundled)
-		}
-		if err != nil {
-			return err
-		}
-		w.gone += r.Segments
-		at("removed")
-		if _, err := j.RemoveLate(ctx, 1000); err != nil {
+		if err := reclaimAll(j, w.pass, at); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// reclaimAll frees, moves, bundles, deletes and removes all that may be, with the delays between.
+func reclaimAll(j *Journal, pass func(time.Duration), at func(string)) error {
+	ctx := context.Background()
+	at("begin")
+	pass(view.Keep + time.Second)
+	if _, err := j.CondemnUnreferenced(ctx, 1000); err != nil {
+		return err
+	}
+	at("condemned")
+	found, _, err := j.Sparse(100, nil, 1000)
+	if err != nil {
+		return err
+	}
+	at("found")
+	if r, err := j.Clean(ctx, found, CleanLimits{}); err != nil || r.Failed > 0 {
+		return errors.Join(err, r.Why)
+	}
+	at("cleaned")
+	if _, err := j.Retire(ctx, found); err != nil {
+		return err
+	}
+	at("retired")
+	if _, err := j.Bundle(ctx); err != nil {
+		return err
+	}
+	at("bundled")
+	pass(view.Grace + time.Minute)
+	r, err := j.Remove(ctx, 1000)
+	if err == nil && r.Unbundled > 0 {
+		err = fmt.Errorf("%d segments could not be removed", r.Unbundled)
+	}
+	if err != nil {
+		return err
+	}
+	at("removed")
+	_, err = j.RemoveLate(ctx, 1000)
+	return err
 }
 
 // advance lets the job go on to its next stop; it reports whether it stopped, and did not end.
