@@ -96,16 +96,18 @@ func parseSlot(raw []byte) (number uint64, all []*state, err error) {
 	if sum := sha256.Sum256(raw[:end]); !bytes.Equal(sum[:], raw[end:end+sha256.Size]) {
 		return 0, nil, errors.New("its check sum is wrong")
 	}
-	if err := json.Unmarshal(raw[headSize:end], &all); err != nil {
+	var list [maxJobs]*state // what is beyond is left out
+	if err := json.Unmarshal(raw[headSize:end], &list); err != nil {
 		return 0, nil, err
 	}
-	if len(all) > maxJobs {
-		return 0, nil, fmt.Errorf("%d jobs", len(all))
-	}
-	for _, s := range all {
-		if s == nil || s.Name == "" || len(s.Name) > maxName || len(s.Memory) > maxMemory {
+	for _, s := range list {
+		if s == nil {
+			break
+		}
+		if s.Name == "" || len(s.Name) > maxName || len(s.Memory) > maxMemory {
 			return 0, nil, errors.New("a job is malformed")
 		}
+		all = append(all, s)
 	}
 	return number, all, nil
 }

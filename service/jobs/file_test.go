@@ -2,11 +2,17 @@ package jobs
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast"
+	"holdfast/internal/ceiling"
+	"holdfast/service/segment"
 )
 
 // written returns the content of a file after n writes, of a job that had as many turns.
@@ -91,6 +97,31 @@ func TestFileHasRoom(t *testing.T) {
 	}
 	if _, _, err := parseSlot(append(raw, make([]byte, slotSize-len(raw))...)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestMemoryCeiling: a damaged file whose check sum is right does not take much memory.
+func TestMemoryCeiling(t *testing.T) {
+	raw, err := encodeSlot(7, []*state{{Name: "job", Turns: 3, Began: time.Now(), Text: "text", Memory: []byte(`{"cursor":1}`)}, {Name: "other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	many := append(raw[:headSize:headSize], "["+strings.Repeat("{},", 40_000)+"{}]"...)
+	mend := func(in []byte) []byte {
+		if n := len(in) - headSize - sha256.Size; n >= 0 {
+			binary.BigEndian.PutUint32(in[16:], uint32(n))
+			sum := sha256.Sum256(in[:headSize+n])
+			copy(in[headSize+n:], sum[:])
+		}
+		return append(in, make([]byte, max(0, slotSize-len(in)))...)
+	}
+	ceiling.Check(t, ceiling.Ceiling{Fixed: 64 << 10, Factor: 4}, [][]byte{raw, append(many, make([]byte, sha256.Size)...)}, mend, func(b []byte) { parseSlot(b) })
+}
+
+// TestTurnFitsIntoAPlace: what a turn may use is no more than the place that it borrows from the journal has.
+func TestTurnFitsIntoAPlace(t *testing.T) {
+	if place := segment.Target + holdfast.MaxBatch; Memory > place {
+		t.Errorf("a turn may use %d bytes, and the place of a segment has %d", Memory, place)
 	}
 }
 
