@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -19,6 +20,11 @@ func TestRecover(t *testing.T) {
 	dir := scratch(t)
 	tree := smallTree(t, dir, "tree", 1, 300)
 	c.ok("create", "-C", dir, "tree", "tree")
+	made := s.admin("checkpoint", "--data", s.data, "--now")
+	at := regexp.MustCompile(`position +(\d+/\d+)`).FindStringSubmatch(made)
+	if at == nil {
+		t.Fatalf("checkpoint says\n%s", made)
+	}
 	writeText(t, filepath.Join(tree, "new"), 2, 10_000)
 	c.ok("create", "-C", dir, "tree", "tree")
 	before := c.ok("list").stdout
@@ -44,6 +50,9 @@ func TestRecover(t *testing.T) {
 	t.Log(said)
 	if got := digest.FindString(said); got != want {
 		t.Errorf("recovered digest %q, and the service had %q before it was lost", got, want)
+	}
+	if !strings.Contains(said, "after      the checkpoint at "+at[1]+"\n") {
+		t.Errorf("it did not begin with the checkpoint at %s", at[1])
 	}
 	if out, code := s.try("recover", "--identity", kept, "--data", s.data); code == 0 {
 		t.Errorf("recover wrote over a data directory:\n%s", out.stdout)

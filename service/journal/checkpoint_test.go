@@ -235,7 +235,7 @@ func TestBadCheckpointFallsBack(t *testing.T) {
 		return key
 	}
 	cases := map[string]func(t *testing.T, s *sim.Store, d drawn) (named string){
-		"manifest flipped": func(_ *testing.T, s *sim.Store, d drawn) string { s.Damage(d.manifest, flip(60)); return d.manifest },
+		"manifest flipped": func(_ *testing.T, s *sim.Store, d drawn) string { s.Damage(d.manifest, flip(70)); return d.manifest },
 		"manifest cut":     func(_ *testing.T, s *sim.Store, d drawn) string { s.Damage(d.manifest, cut(48)); return d.manifest },
 		"manifest gone":    func(_ *testing.T, s *sim.Store, d drawn) string { s.Damage(d.manifest, removed); return "" },
 		"manifest empty": func(_ *testing.T, s *sim.Store, d drawn) string {
@@ -431,6 +431,22 @@ func TestCrashWhileCheckpointing(t *testing.T) {
 				t.Fatalf("it survived: %v", err)
 			}
 			_ = j.Close(ctx)
+			keys := checkpointKeys(b.Store())
+			for _, k := range keys { // what has a manifest is whole
+				prefix := k[:strings.LastIndexByte(k, '/')+1]
+				if !strings.Contains(k, "/manifest-") {
+					continue
+				}
+				m, err := view.ParseManifest(body(t, b.Store(), k))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, p := range m.Parts {
+					if part := partKey(prefix, i, p.Nonce); !slices.Contains(keys, part) {
+						t.Errorf("%s names %s, which is not there", k, part)
+					}
+				}
+			}
 			c.afterCheckpoint(t, b.Store())
 		})
 		return writes
