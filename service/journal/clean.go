@@ -150,7 +150,13 @@ type move struct {
 	fromOff  uint32
 	len, off uint32
 	sum      [16]byte
+	kind     holdfast.Kind
 	read     bool
+}
+
+// block returns what is known of the block where it comes from.
+func (m *move) block() view.Block {
+	return view.Block{Pos: m.from, Off: m.fromOff, Len: m.len, Kind: m.kind, Sum: m.sum, Session: m.session}
 }
 
 // Clean copies what is live in segments to segments of its own, and records where it is now (JOURNAL 18, 19). The bytes
@@ -272,7 +278,7 @@ func (j *Journal) live(ctx context.Context, s view.Segment, before int64) (all [
 			return nil, false, err
 		}
 		if ok && !b.Damaged {
-			m.vault, m.sum = ses.Vault, b.Sum
+			m.vault, m.sum, m.kind = ses.Vault, b.Sum, b.Kind
 			all = append(all, m)
 		}
 	}
@@ -372,7 +378,7 @@ func together(all []move) int {
 func (j *Journal) readInto(ctx context.Context, all []move, body []byte, r *CleanReport) error {
 	blocks := make([]view.Block, len(all))
 	for i, m := range all {
-		blocks[i] = view.Block{Pos: m.from, Off: m.fromOff, Len: m.len, Sum: m.sum}
+		blocks[i] = m.block()
 	}
 	read := j.ReadBlocks(ctx, blocks)
 	for i := range all {
@@ -389,8 +395,9 @@ func (j *Journal) readInto(ctx context.Context, all []move, body []byte, r *Clea
 		case j.Err() != nil:
 			return j.Err()
 		case errors.Is(got.Err, ErrDamaged):
+			j.Suspect(m.name, m.block()) // it is looked at again, and recorded
 			if len(r.Damaged) < maxDamaged {
-				r.Damaged = append(r.Damaged, Candidate{m.name, view.Block{Pos: m.from, Off: m.fromOff, Len: m.len, Sum: m.sum, Session: m.session}})
+				r.Damaged = append(r.Damaged, Candidate{m.name, m.block()})
 			}
 			r.fail(1, got.Err)
 		default:

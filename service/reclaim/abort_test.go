@@ -3,11 +3,14 @@ package reclaim
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	"holdfast/internal/part"
 	"holdfast/service/bucket/sim"
+	"holdfast/service/segment"
 	"holdfast/service/view"
 )
 
@@ -193,5 +196,35 @@ func TestFrozen(t *testing.T) {
 		if want := "nothing is freed while deleting is frozen: "; len(r.Left) == 1 && r.Left[0][:len(want)] != want {
 			t.Errorf("it says %q", r.Left)
 		}
+	})
+}
+
+// TestNothingCanBeRead: a run that fails to read whatever it wants to copy fails, and says so; what needs no copy is freed
+// all the same. One that meets damage goes on with the rest and does not fail.
+func TestNothingCanBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := littered(t, 4)
+		defer w.close()
+		var bad []string
+		for _, k := range w.store.Keys() {
+			if _, err := segment.ParseKey(k); err == nil {
+				bad = append(bad, k)
+			}
+		}
+		w.bucket.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
+			if op == sim.OpGet && slices.Contains(bad, key) {
+				return sim.Fault{Err: errors.New("cursed")}
+			}
+			return sim.Fault{}
+		})
+		r, err := Run(context.Background(), Config{Journal: w.j, Ledger: w.ledger})
+		if err == nil || !strings.Contains(err.Error(), "nothing could be copied") || r.Condemned.Count == 0 || r.Retired.Count == 0 || r.Cleaned.Bytes != 0 || r.Unread == 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		w.bucket.OnOp(nil)
+		if r := w.run(Config{}); r.Cleaned.Bytes == 0 {
+			t.Errorf("when it can be read again: %s", r)
+		}
+		w.check()
 	})
 }

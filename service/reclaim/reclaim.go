@@ -301,6 +301,9 @@ func move(ctx context.Context, cfg Config, r *Report, segments []view.Segment, d
 	if err == nil {
 		err = retire(ctx, cfg, r, segments[:c.Looked])
 	}
+	if err == nil && c.Blocks == 0 && c.Why != nil && !errors.Is(c.Why, journal.ErrDamaged) {
+		err = fmt.Errorf("clean: nothing could be copied: %w", c.Why) // it is tried again; what is damaged is not mended by that
+	}
 	if err != nil {
 		return true, err
 	}
