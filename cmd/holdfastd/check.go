@@ -37,7 +37,11 @@ service is stopped. Exits with 4 if anything is wrong, and says what.`,
 				return fmt.Errorf("check: %w", err)
 			}
 			report(c.OutOrStdout(), "checked  ", rep)
-			fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes, all as they were stored\n", rep.Blocks, rep.Bytes)
+			if rep.Older == 0 {
+				fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes, all as they were stored\n", rep.Blocks, rep.Bytes)
+			} else {
+				fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes; %d of them are damaged, which does no harm: they were stored anew since, or freed\n", rep.Blocks, rep.Bytes, rep.Older)
+			}
 			if q := rep.Quarantine; q.Count > 0 {
 				fmt.Fprintf(c.OutOrStdout(), "outside    %d objects, %d bytes, are not part of the journal; no harm is done\n", q.Count, q.Bytes)
 				for _, o := range q.Objects {

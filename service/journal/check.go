@@ -27,6 +27,9 @@ type Report struct {
 	Blocks     int   // whose checksum was verified
 	Bytes      int64 // of them
 	Duration   time.Duration
+	// Older is how many of the blocks fail their checksum and are not what their name stands for: they were stored anew since,
+	// or freed. That is no problem.
+	Older int
 	// Quarantine is what was listed and is not part of the journal. That is no problem.
 	Quarantine Quarantine
 	// Problems says what is wrong, at most maxProblems of them.
@@ -158,7 +161,13 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, err
 	}
 	err = eachLive(shadow, func(s view.Segment) error {
-		blocks, bytes, err := checkSegment(ctx, cfg, c, s, problem)
+		blocks, bytes, err := checkSegment(ctx, cfg, c, s, problem, func(b segment.Stored) (bool, error) {
+			newest, err := newestAt(view.NewReader(shadow), b, s.Key.Position)
+			if err == nil && !newest {
+				r.Older++
+			}
+			return newest, err
+		})
 		r.Blocks += blocks
 		r.Bytes += bytes
 		if done += int64(s.Size); progress != nil {
@@ -195,8 +204,19 @@ func eachLive(store *view.Store, fn func(view.Segment) error) error {
 	}
 }
 
-// checkSegment verifies a segment that is live: its trailer, and every block in it.
-func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, problem func(error)) (blocks int, bytes int64, err error) {
+// newestAt reports whether a block of the segment at pos is what its name stands for.
+func newestAt(r view.Reader, b segment.Stored, pos segment.Position) (bool, error) {
+	ses, ok, err := r.Session(b.Session)
+	if err != nil || !ok {
+		return false, err
+	}
+	now, ok, err := r.Block(ses.Vault, ses.Group, b.Name)
+	return ok && now.Pos == pos && now.Off == b.Off, err
+}
+
+// checkSegment verifies a segment that is live: its trailer, and every block in it. What is wrong with a block is a problem if
+// matters says so.
+func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, problem func(error), matters func(segment.Stored) (bool, error)) (blocks int, bytes int64, err error) {
 	i := c.find(s.Key.Position)
 	if i < 0 || c.listed[i].key.Hash != s.Key.Hash {
 		problem(fmt.Errorf("segment %s, which is live, is not in the bucket", s.Key.Position))
@@ -210,18 +230,18 @@ func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, pro
 	if err != nil {
 		return 0, 0, err
 	}
-	return checkBlocks(ctx, cfg, f, t, problem)
+	return checkBlocks(ctx, cfg, f, t, problem, matters)
 }
 
 // checkBlocks verifies the checksum of every block of a segment, a few MiB at a time.
-func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error)) (blocks int, bytes int64, err error) {
+func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error), matters func(segment.Stored) (bool, error)) (blocks int, bytes int64, err error) {
 	var list []segment.Stored
 	for _, r := range t.Records {
 		switch r := r.Record.(type) {
 		case segment.Stored:
 			list = append(list, r)
 		case segment.Moved:
-			list = append(list, segment.Stored{Name: r.Name, Off: r.Off, Len: r.Len, Sum: r.Sum})
+			list = append(list, segment.Stored{Session: r.Session, Name: r.Name, Off: r.Off, Len: r.Len, Sum: r.Sum})
 		}
 	}
 	slices.SortFunc(list, func(a, b segment.Stored) int { return int(int64(a.Off) - int64(b.Off)) })
@@ -260,7 +280,13 @@ func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, p
 					}
 				}
 			}
+			bad := false
 			if !ok {
+				if bad, err = matters(s); err != nil {
+					return blocks, bytes, err
+				}
+			}
+			if bad {
 				problem(fmt.Errorf("block %s at %d in segment %s fails its checksum (object %s)", s.Name, s.Off, f.key.Position, f.key))
 			}
 			blocks++

@@ -111,7 +111,7 @@ func (j *Journal) scrubBlocks(ctx context.Context, f found, t *segment.Trailer, 
 		s.Read += uint64(blocks[n-1].Off+blocks[n-1].Len) - uint64(blocks[0].Off)
 		for i, r := range j.ReadBlocks(ctx, blocks) {
 			c := part[i]
-			if errors.Is(r.Err, ErrDamaged) {
+			if errors.Is(r.Err, ErrDamaged) && !c.Block.Damaged {
 				s.Read += badLooks * uint64(c.Block.Len)
 				r.Err = j.lookAgain(ctx, c.Block)
 			}
@@ -119,6 +119,8 @@ func (j *Journal) scrubBlocks(ctx context.Context, f found, t *segment.Trailer, 
 			case errors.Is(r.Err, bucket.ErrNotFound):
 				s.Missing = true
 				return nil
+			case errors.Is(r.Err, ErrDamaged) && !c.newest && c.Block.Damaged: // it was stored anew for that
+				s.Spare++
 			case errors.Is(r.Err, ErrDamaged) && !c.newest:
 				s.Spare++
 				j.log.Warn("an older copy of a block is damaged", "block", c.Name, "segment", c.Block.Pos, "found", r.Err)
