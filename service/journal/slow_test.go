@@ -308,3 +308,40 @@ func slowWriter(t *testing.T, base *sim.Store, at string) {
 	checkStore(t, w.store, w.j)
 	mustClose(t, w.j)
 }
+
+// TestScenarioS4EveryStartCoversEveryRecordType: a start from a checkpoint with every record of freeing behind it, one from a
+// checkpoint of all that these left, and one from bundles without any checkpoint find what trailers alone say.
+// TestRebuildCoversEveryRecordType fails for a type that this journal has not.
+func TestScenarioS4EveryStartCoversEveryRecordType(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		c := newClient(t, j, 1)
+		if err := c.rule(ctx); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(8 * 24 * time.Hour)
+		mustCheckpoint(t, j)
+		at := j.Position()
+		time.Sleep(view.Keep + time.Second)
+		freeEverything(t, j, c)
+		start := func(what string, want segment.Position) {
+			t.Helper()
+			mustClose(t, j)
+			j = mustOpen(t, config(b))
+			if i := j.Info(); i.Checkpoint != want || !i.Rebuilt {
+				t.Fatalf("%s: %+v, want a start from the checkpoint at %s", what, i, want)
+			}
+			checkStore(t, b.Store(), j)
+		}
+		start("freed since", at)
+		mustCheckpoint(t, j)
+		start("freed before", j.Position())
+		for _, k := range checkpointKeys(b.Store()) {
+			b.Store().Damage(k, removed)
+		}
+		start("no checkpoint", segment.Position{})
+		mustClose(t, j)
+	})
+}
