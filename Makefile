@@ -1,6 +1,8 @@
 # make demo   a backup and a restore to look at, in about a minute; needs Go and make only
 # make build  the programs, into bin/
 # make test   everything a change must pass: vet, staticcheck, tests, fuzzing
+# make sim    many seeds of the simulation: SEEDS=2000 and TOWNS=100, or as you say
+# make sim-year  a simulated year of 200 customers, with its figures
 # make help   the targets
 
 SHELL := /bin/sh
@@ -16,7 +18,11 @@ SYSTEMS := darwin freebsd windows
 RACE := ./client/remote ./client/seal ./client/backup ./client/restore ./client/target \
 	./service/bucket/... ./service/journal ./service/room ./service/serve ./service/account
 
-.PHONY: help demo build test static tests vet staticcheck unit race fuzz clean
+# One seed again: go test ./sim -run 'TestSeeds$' -seed N -v
+SEEDS ?= 2000
+TOWNS ?= 100
+
+.PHONY: help demo build test static tests vet staticcheck unit race fuzz sim sim-year clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -79,6 +85,13 @@ fuzz:
 
 unit:
 	@echo "$(GO) test ./..."; $(GO) test -json -timeout 80m ./... | $(GO) run ./internal/testreport
+
+sim:
+	@s=$$(mktemp); { $(GO) test ./sim -run '^(TestSeeds|TestTowns)$$' -seeds $(SEEDS) -towns $(TOWNS) -timeout 10h -v 2>&1; echo $$? >$$s; } \
+		| grep -v '^ *\(===\|--- PASS\).*/'; r=$$(cat $$s); rm -f $$s; exit $$r
+
+sim-year:
+	HOLDFAST_YEAR=1 $(GO) test ./sim -run '^TestYear$$' -timeout 3h -v
 
 clean:
 	rm -rf bin
