@@ -911,3 +911,33 @@ func TestCloseWhileCheckpointing(t *testing.T) {
 		}
 	})
 }
+
+// A request that fails for ever is abandoned: what it was to store is stored under another key, manifests included.
+func TestCheckpointAbandonsCursedRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		j := mustOpen(t, checkpointed(b, nil))
+		c, run := &client{Customer: newCustomer(), j: j}, 0
+		if err := c.drive(ctx, &run, 1); err != nil {
+			t.Fatal(err)
+		}
+		cursed, sound := map[string]bool{}, false
+		b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
+			if op != sim.OpPut || !strings.Contains(key, "/checkpoint/") {
+				return sim.Fault{}
+			}
+			if is, known := cursed[key]; known && is {
+				return sim.Fault{Err: sim.ErrFault}
+			}
+			cursed[key], sound = !sound, !sound // every other object
+			if cursed[key] {
+				return sim.Fault{Err: sim.ErrFault}
+			}
+			return sim.Fault{}
+		})
+		within(t, time.Minute, "a checkpoint", func() { mustCheckpoint(t, j) })
+		mustClose(t, j)
+		c.afterCheckpoint(t, b.Store())
+	})
+}
