@@ -102,7 +102,7 @@ func TestScenarioR4(t *testing.T) {
 			}
 			s.cancel()
 		}
-	}, func() { s.whole(false) })
+	}, func() { s.whole() })
 
 	before := func(at time.Time) time.Duration { return full.Sub(at).Round(time.Minute) }
 	t.Logf("%d attempts; full on day %.2f; a ticket %v before, a page %v before; from 80 %% on %v before, from 90 %% on %v before; %d backups, %d refused, %d restores",

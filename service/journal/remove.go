@@ -28,7 +28,12 @@ type RemoveReport struct {
 	Unbundled int
 	// More says that there is more to do than the caller wanted.
 	More bool
+
+	failed int // segments that could not be deleted
 }
+
+// maxFailed is how many segments that cannot be deleted end a Remove: each took its time.
+const maxFailed = 10
 
 // Remove deletes the objects of segments that were retired at least view.Grace ago, at most max objects, or a few more,
 // and records that they are gone (JOURNAL 19). It deletes nothing while deleting is frozen.
@@ -148,8 +153,15 @@ func (j *Journal) removeAll(ctx context.Context, all []view.Segment, r *RemoveRe
 	for _, s := range all {
 		ok, err := j.deleteLandings(ctx, s, r)
 		if err != nil {
-			failed = fmt.Errorf("segment %s: %w", s.Key.Position, err)
-			break
+			err = fmt.Errorf("segment %s: %w", s.Key.Position, err)
+			// A store has been seen to fail one particular request for ever, and a delete has no other form: the others go
+			// on, and the next Remove tries again.
+			if r.failed++; ctx.Err() != nil || j.Err() != nil || r.failed >= maxFailed {
+				failed = err
+				break
+			}
+			j.log.Warn("a segment could not be deleted", "err", err)
+			continue
 		}
 		if ok {
 			gone = append(gone, s)
