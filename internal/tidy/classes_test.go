@@ -1,6 +1,7 @@
 package tidy
 
 import (
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -66,6 +67,51 @@ func TestClassesAreTested(t *testing.T) {
 	}
 	if rows != 14 {
 		t.Errorf("%d classes, want 14", rows)
+	}
+}
+
+// TestScenariosAreTested: docs/decisions/tests.md has a row for each scenario, with tests that are there, of which one at
+// least has its number.
+func TestScenariosAreTested(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "docs/decisions/tests.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, begun := strings.Cut(string(raw), "<!-- scenarios: begin -->")
+	table, _, ended := strings.Cut(table, "<!-- scenarios: end -->")
+	if !begun || !ended {
+		t.Fatal("docs/decisions/tests.md has no table of scenarios between its marks")
+	}
+	const last = 16
+	later := map[string]bool{"S2": true, "S13": true} // of what is not built
+	have, rows := tests(t), map[string]bool{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || strings.HasPrefix(cells[1], "---") || strings.TrimSpace(cells[1]) == "scenario" {
+			continue
+		}
+		id := strings.TrimSpace(cells[1])
+		rows[id] = true
+		named := namedTest.FindAllStringSubmatch(cells[3], -1)
+		its := regexp.MustCompile("^TestScenario" + id + "([^0-9]|$)")
+		own := false
+		for _, m := range named {
+			if !have[m[1]][m[2]] {
+				t.Errorf("%s names %s in %s, which is not there", id, m[2], m[1])
+			}
+			own = own || its.MatchString(m[2])
+		}
+		if own == later[id] {
+			t.Errorf("%s has a test of its own: %v", id, own)
+		}
+	}
+	for n := 1; n <= last; n++ {
+		if id := fmt.Sprint("S", n); !rows[id] {
+			t.Errorf("no row for scenario %s", id)
+		}
+	}
+	if len(rows) != last {
+		t.Errorf("%d scenarios, want %d", len(rows), last)
 	}
 }
 
