@@ -116,12 +116,17 @@ func reclaimAll(j *Journal, pass func(time.Duration), at func(string)) error {
 	if err != nil {
 		return err
 	}
+	all, err := j.Segments(segment.Position{}, 1000)
+	if err != nil {
+		return err
+	}
 	at("found")
 	if r, err := j.Clean(ctx, found, CleanLimits{}); err != nil || r.Failed > 0 {
 		return errors.Join(err, r.Why)
 	}
 	at("cleaned")
-	if _, err := j.Retire(ctx, found); err != nil {
+	// It proposes all that there was, cleaned or not: what holds live blocks is refused.
+	if _, err := j.Retire(ctx, all); err != nil {
 		return err
 	}
 	at("retired")
