@@ -71,105 +71,125 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// written is a journal in a directory.
-type written struct {
+// writer writes the journal of one customer to a directory: real trailers, and bodies that are holes.
+type writer struct {
+	b    *testing.B
 	on   *dir.Bucket
 	root string
-	n    int // blocks
+	*client
+	builder *segment.Builder
+	pos     segment.Position
+	prev    [32]byte
+	now     int64
+	v       view.Vault
+	sealed  []byte   // each block's bytes
+	sum     [16]byte // of them
+	per     int      // blocks in a segment
+	in      int      // blocks in this one
+	n       int      // blocks
 }
 
-// writeJournal writes the journal of one customer's backups with that many blocks, about, to a directory. Bodies are
-// tiny, trailers are what a client's blocks make: files of 64 chunks with a node each, one chunk in 16 of which
-// some earlier run stored; a directory's node for each 64 files; and an archive, in a session of its own, for each 20
-// directories, or what is left.
-func writeJournal(b *testing.B, blocks, perSegment int) written {
-	root := filepath.Join(b.TempDir(), "bucket")
-	on, err := dir.Create(root)
-	if err != nil {
+// newWriter returns a writer of segments with that many blocks, of which each has that size.
+func newWriter(b *testing.B, perSegment, size int) *writer {
+	w := &writer{b: b, root: filepath.Join(b.TempDir(), "bucket"), builder: segment.NewBuilder(testCell), per: perSegment, sealed: make([]byte, size)}
+	w.sum = segment.SumOf(w.sealed)
+	var err error
+	if w.on, err = dir.Create(w.root); err != nil {
 		b.Fatal(err)
 	}
 	ctx := context.Background()
-	j, c := benchJournal(b, on, "")
-	v, _, err := view.NewReader(j.store).Vault(c.Vault)
+	j, c := benchJournal(b, w.on, "")
+	w.client = c
+	w.v, _, err = view.NewReader(j.store).Vault(c.Vault)
 	if err = errors.Join(err, j.Close(ctx)); err != nil {
 		b.Fatal(err)
 	}
-	ch, err := findChain(ctx, config(on), 1<<63, anyChain)
+	ch, err := findChain(ctx, config(w.on), 1<<63, anyChain)
 	if err != nil {
 		b.Fatal(err)
 	}
-	w := written{on, root, 0}
-	pos, prev := ch.position()
-	now := ch.time
-	builder := segment.NewBuilder(testCell)
-	inSegment := 0
-	seal := func() {
-		pos = pos.Next()
-		sealed := builder.Seal(pos, prev)
-		key := sealed.Key(testCell, pos, [8]byte{})
-		if err := os.WriteFile(filepath.Join(root, filepath.FromSlash(key.String())), sealed.Body, 0o600); err != nil {
-			b.Fatal(err)
-		}
-		prev = sealed.Hash
-		builder.Reset()
-		inSegment = 0
-		now += 100
-	}
-	add := func(rec segment.Record) {
-		if err := builder.AddRecord(now, rec); err != nil {
-			b.Fatal(err)
-		}
-	}
-	tell := func(r history.Record) {
-		e := history.Stamp(c.Vault, v.N+1, v.Head, now*1e6, r, viewtest.LogKey())
-		add(segment.History{Vault: c.Vault, Entry: e})
-		v.N, v.Head = e.N, e.Head
-		c.Accepted(r)
-	}
-	var sealedBlock [64]byte
-	store := func(kind holdfast.Kind, links []holdfast.Name) holdfast.Name {
-		slices.SortFunc(links, func(a, b holdfast.Name) int { return bytes.Compare(a[:], b[:]) })
-		name := benchName(w.n)
-		w.n++
-		add(segment.Stored{
-			Session: c.Session, Name: name, Kind: kind, Off: builder.AddBlock(sealedBlock[:]), Len: 64,
-			Sum: [16]byte(name[8:]), Links: slices.Compact(links),
-		})
-		if inSegment++; inSegment == perSegment {
-			seal()
-		}
-		return name
-	}
-	old := rand.New(rand.NewPCG(1, 1))
-	var chunks []int // numbers of all chunks; only every 16th, to spare memory
-	for w.n < blocks {
-		tell(c.Open())
-		var top []holdfast.Name
-		for d := 0; d < 20 && w.n < blocks; d++ {
-			var files []holdfast.Name
-			for f := 0; f < 64 && w.n < blocks; f++ {
-				var links []holdfast.Name
-				for i := range 64 {
-					if i%16 == 0 && len(chunks) > 0 {
-						links = append(links, benchName(chunks[old.IntN(len(chunks))]))
-						continue
-					}
-					if i == 1 {
-						chunks = append(chunks, w.n)
-					}
-					links = append(links, store(holdfast.KindChunk, nil))
-				}
-				files = append(files, store(holdfast.KindTree, links))
-			}
-			top = append(top, store(holdfast.KindTree, files))
-		}
-		root := store(holdfast.KindArchive, top)
-		tell(c.Commit(root))
-	}
-	if inSegment > 0 || builder.Records() > 0 {
-		seal()
-	}
+	w.pos, w.prev = ch.position()
+	w.now = ch.time
 	return w
+}
+
+// seal writes the segment, and begins the next.
+func (w *writer) seal() {
+	if w.builder.Records() == 0 {
+		return
+	}
+	w.pos = w.pos.Next()
+	s := w.builder.Seal(w.pos, w.prev)
+	f, err := os.Create(filepath.Join(w.root, filepath.FromSlash(s.Key(testCell, w.pos, [8]byte{}).String())))
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	body := len(s.Body) - int(s.TrailerLen)
+	_, err = f.WriteAt(s.Body[body:], int64(body))
+	if err = errors.Join(err, f.Close()); err != nil {
+		w.b.Fatal(err)
+	}
+	w.prev = s.Hash
+	w.builder.Reset()
+	w.in = 0
+	w.now += 100
+}
+
+func (w *writer) add(rec segment.Record) {
+	if err := w.builder.AddRecord(w.now, rec); err != nil {
+		w.b.Fatal(err)
+	}
+}
+
+// tell adds a record of the customer's history.
+func (w *writer) tell(r history.Record) {
+	e := history.Stamp(w.Vault, w.v.N+1, w.v.Head, w.now*1e6, r, viewtest.LogKey())
+	w.add(segment.History{Vault: w.Vault, Entry: e})
+	w.v.N, w.v.Head = e.N, e.Head
+	w.Accepted(r)
+}
+
+// store adds a block.
+func (w *writer) store(kind holdfast.Kind, links ...holdfast.Name) holdfast.Name {
+	slices.SortFunc(links, func(a, b holdfast.Name) int { return bytes.Compare(a[:], b[:]) })
+	name := benchName(w.n)
+	w.n++
+	w.add(segment.Stored{
+		Session: w.Session, Name: name, Kind: kind, Off: w.builder.AddBlock(w.sealed), Len: uint32(len(w.sealed)), Sum: w.sum, Links: slices.Compact(links),
+	})
+	if w.in++; w.in == w.per {
+		w.seal()
+	}
+	return name
+}
+
+// backups adds that many blocks, about: files of 64 chunks with a node each, one chunk in 64 of which some earlier run
+// stored; a directory's node for each 64 files; and an archive, in a session of its own, for each 20 directories, or what is
+// left.
+func (w *writer) backups(blocks int) {
+	old := rand.New(rand.NewPCG(1, 1))
+	var files []int // number of the first chunk of each
+	for end := w.n + blocks; w.n < end; {
+		w.tell(w.Open())
+		var top []holdfast.Name
+		for d := 0; d < 20 && w.n < end; d++ {
+			var nodes []holdfast.Name
+			for f := 0; f < 64 && w.n < end; f++ {
+				var links []holdfast.Name
+				if len(files) > 0 {
+					links = append(links, benchName(files[old.IntN(len(files))]))
+				}
+				files = append(files, w.n)
+				for len(links) < 64 {
+					links = append(links, w.store(holdfast.KindChunk))
+				}
+				nodes = append(nodes, w.store(holdfast.KindTree, links...))
+			}
+			top = append(top, w.store(holdfast.KindTree, nodes...))
+		}
+		w.tell(w.Commit(w.store(holdfast.KindArchive, top...)))
+	}
+	w.seal()
 }
 
 // replaySizes are how many blocks the journals of BenchmarkReplay have: HOLDFAST_BLOCKS, or 100,000.
@@ -184,12 +204,13 @@ func replaySizes(b *testing.B) int {
 // BenchmarkReplay makes a view on disk from the trailers of a journal of HOLDFAST_BLOCKS blocks (100,000, if it is
 // not set) that lies in a directory: with 64 blocks in a segment, as those of 256 KiB, and with 2,500.
 //
-// It reports blocks a second, the most memory that the heap had, and what the process had resident.
+// It reports blocks a second, the time of processors that each took, and the most memory that the process had resident.
 func BenchmarkReplay(b *testing.B) {
 	blocks := replaySizes(b)
 	for _, per := range []int{64, 2500} {
 		b.Run(fmt.Sprintf("blocks=%d/segment=%d", blocks, per), func(b *testing.B) {
-			w := writeJournal(b, blocks, per)
+			w := newWriter(b, per, 64)
+			w.backups(blocks)
 			cfg := config(w.on)
 			ch, err := findChain(context.Background(), cfg, 1<<63, anyChain)
 			if err != nil {
@@ -207,15 +228,15 @@ func BenchmarkReplay(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				_, err = replay(context.Background(), cfg, store, ch.all())
-				if err = errors.Join(err, store.Close()); err != nil {
+				if _, err = replay(context.Background(), cfg, store, ch.all()); err != nil {
 					b.Fatal(err)
 				}
-				stop()
 				used += cpuTime()
 				n += w.n
 				b.StopTimer()
-				if err := os.RemoveAll(viewDir); err != nil {
+				settle()
+				stop()
+				if err := errors.Join(store.Close(), os.RemoveAll(viewDir)); err != nil {
 					b.Fatal(err)
 				}
 				b.StartTimer()
@@ -224,6 +245,17 @@ func BenchmarkReplay(b *testing.B) {
 			b.ReportMetric(float64(used.Nanoseconds())/1e3/float64(n), "cpu-us/block")
 			b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
 		})
+	}
+}
+
+// settle waits until the process has nothing to do: until the database of a view has merged its tables.
+func settle() {
+	for idle := 0; idle < 5; {
+		before := cpuTime()
+		time.Sleep(100 * time.Millisecond)
+		if idle++; cpuTime()-before > 10*time.Millisecond {
+			idle = 0
+		}
 	}
 }
 
@@ -263,4 +295,99 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// freed is how many blocks BenchmarkFree frees at a time.
+const freed = 1000
+
+// BenchmarkFree frees 1,000 blocks of a backup that was aborted, in a cell of HOLDFAST_BLOCKS blocks (100,000, if it is
+// not set): finds and condemns them, moves what is live between them, and retires the segments. One half of them
+// lies together, of the other each beside a block that is live.
+func BenchmarkFree(b *testing.B) {
+	blocks := replaySizes(b)
+	b.Run(fmt.Sprintf("blocks=%d", blocks), func(b *testing.B) {
+		const rounds = 8
+		w := newWriter(b, 64, 17<<10)
+		for range rounds {
+			w.tell(w.Open())
+			for range freed / 2 {
+				w.store(holdfast.KindChunk)
+			}
+			var nodes, links []holdfast.Name
+			for i := range freed / 2 {
+				w.store(holdfast.KindChunk)
+				if links = append(links, w.store(holdfast.KindChunk)); len(links) == 50 || i == freed/2-1 {
+					nodes, links = append(nodes, w.store(holdfast.KindTree, links...)), nil
+				}
+			}
+			w.tell(w.Commit(w.store(holdfast.KindArchive, nodes...)))
+			w.seal()
+			w.backups(blocks / rounds)
+		}
+		ctx := context.Background()
+		later := 4 * 24 * time.Hour
+		cfg := config(lateBucket{w.on, later})
+		cfg.Dir, cfg.clock = filepath.Join(b.TempDir(), "view"), func() time.Time { return time.Now().Add(later) }
+		j, err := Open(ctx, cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var used, took []time.Duration
+		settle()
+		b.ResetTimer()
+		for range rounds { // whatever b.N is: there is no more to free
+			cpu, began := cpuTime(), time.Now()
+			if err := freeOnce(ctx, j); err != nil {
+				b.Fatal(err)
+			}
+			used, took = append(used, cpuTime()-cpu), append(took, time.Since(began))
+		}
+		b.StopTimer()
+		if err := j.Close(ctx); err != nil {
+			b.Fatal(err)
+		}
+		slices.Sort(used)
+		slices.Sort(took)
+		b.ReportMetric(float64(used[rounds/2].Microseconds())/1e3, "cpu-ms/1000-freed")
+		b.ReportMetric(float64(took[rounds/2].Microseconds())/1e3, "ms/1000-freed")
+	})
+}
+
+// freeOnce frees as many blocks as one round of BenchmarkFree made.
+func freeOnce(ctx context.Context, j *Journal) error {
+	c, err := j.CondemnUnreferenced(ctx, freed)
+	if err != nil {
+		return err
+	}
+	if c.Blocks != freed {
+		return fmt.Errorf("%d blocks were condemned, and %d held", c.Blocks, c.Held)
+	}
+	page, _, err := j.Sparse(75, nil, 200)
+	if err != nil {
+		return err
+	}
+	page = slices.DeleteFunc(page, func(s view.Segment) bool { return s.Body() == 0 })
+	m, err := j.Clean(ctx, page, CleanLimits{Bytes: 1 << 40})
+	if err != nil {
+		return err
+	}
+	if m.Failed > 0 || m.Blocks < freed/3 {
+		return fmt.Errorf("%d blocks were moved, and %d could not be read: %w", m.Blocks, m.Failed, m.Why)
+	}
+	r, err := j.Retire(ctx, page)
+	if err == nil && r.Segments < freed/64 {
+		err = fmt.Errorf("%d segments were retired", r.Segments)
+	}
+	return err
+}
+
+// lateBucket has a clock that is ahead.
+type lateBucket struct {
+	*dir.Bucket
+	by time.Duration
+}
+
+func (l lateBucket) Now(ctx context.Context) (time.Time, error) {
+	t, err := l.Bucket.Now(ctx)
+	return t.Add(l.by), err
 }

@@ -23,8 +23,8 @@ const (
 	// manyRecords is how many records must be coming for the database to be prepared for them.
 	manyRecords = 200_000
 	// replayRuns is how many lots lie beside one another in the database before they are merged into what is there, and
-	// maxRuns how many at most: the next waits.
-	replayRuns, maxRuns = 24, 64
+	// maxRuns how many at most: the next waits. Close merges what is left.
+	replayRuns, maxRuns = 96, 128
 	// replayBase is the size up to which all lots are merged into one level, bytes.
 	replayBase = 2 << 30
 )
@@ -98,7 +98,7 @@ func (r *Replay) Segment(k segment.Key, size int64, t *segment.Trailer, logKey e
 	return r.write()
 }
 
-// Close waits until everything is written that was applied without error.
+// Close waits until everything is written that was applied without error, and merged.
 func (r *Replay) Close() error {
 	err := r.write()
 	if err == nil {
@@ -284,7 +284,8 @@ func (r *Replay) ingest() error {
 	return s.db.Ingest(context.Background(), []string{path})
 }
 
-// reopen opens the database again, with other options if tune is not nil.
+// reopen opens the database again, with other options if tune is not nil. While it opens, it merges tables if there are
+// more of them than it likes.
 func (s *Store) reopen(tune func(*pebble.Options)) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
