@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast"
 	"holdfast/internal/part"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/segment"
@@ -1139,4 +1140,107 @@ func TestWhichBundleStays(t *testing.T) {
 	if !all[0].holds(all[1]) || !all[0].holds(all[2]) || !all[1].holds(all[3]) || all[0].holds(all[4]) || !all[4].holds(all[5]) {
 		t.Error("what is part of what")
 	}
+}
+
+// SCENARIOS S5: the owner is paused before or after any of its calls while it bundles and removes. Another one takes over and
+// does the same. Whatever the old one does when it goes on, all that was acknowledged is there, and a start from
+// nothing finds it. (With HOLDFAST_HEAVY every call.)
+func TestScenarioS5PausedWhileFreeing(t *testing.T) {
+	step := 11
+	if part.Heavy() {
+		step = 1
+	}
+	for i, after := range []bool{false, true} {
+		for k := 1 + i*step/2; ; k += step {
+			reached := false
+			synctest.Test(t, func(t *testing.T) { reached = pausedWhileFreeing(t, k, after) })
+			if t.Failed() {
+				t.Fatalf("paused at call %d, after it: %v", k, after)
+			}
+			if !reached {
+				if t.Logf("%d calls at most", k); k < 40 {
+					t.Errorf("only %d calls", k)
+				}
+				break
+			}
+		}
+	}
+}
+
+func pausedWhileFreeing(t *testing.T, k int, after bool) bool {
+	ctx := context.Background()
+	b := sim.New(1)
+	l := newWeeks(b)
+	old := b.Store().Connect(2)
+	g := newGate(old, 1<<30, after)
+	j := mustOpen(t, l.config(old))
+	l.j = j
+	if err := errors.Join(l.drive(ctx, &l.run, 2), l.bundle(ctx), l.retire(ctx), l.drive(ctx, &l.run, 3)); err != nil {
+		t.Fatal(err)
+	}
+	l.wait(view.Grace + time.Hour)
+	g.mu.Lock()
+	g.n = g.ops + k
+	g.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := j.Bundle(ctx)
+		_, no := j.Remove(ctx, 1000)
+		done <- errors.Join(err, no)
+	}()
+	select {
+	case <-g.paused:
+	case err := <-done:
+		g.mu.Lock()
+		g.n = 0 // what the test reads now is not paused
+		g.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.settled(t, b.Store(), j)
+		mustClose(t, j)
+		return false
+	}
+	synctest.Wait()
+
+	cfg := l.config(b.Store().Connect(3))
+	cfg.Host, cfg.Takeover = hostB, true
+	heir := mustOpen(t, cfg)
+	other, run := &client{Customer: viewtest.New(2), j: heir}, 0
+	if err := other.drive(ctx, &run, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := heir.Bundle(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := heir.Remove(ctx, 1000); err != nil {
+		t.Fatal(err)
+	}
+
+	close(g.opened)
+	if err := <-done; err != nil && !errors.Is(err, ErrStopped) && !errors.Is(err, ErrLost) {
+		t.Logf("paused at %s, it ended with: %v", g.where(), err)
+	}
+	l.j = j
+	if err := l.append(ctx, func(tx *Tx) error { return tx.Record(segment.Account{ID: holdfast.AccountID{9}, Name: "late"}) }); !errors.Is(err, ErrLost) {
+		t.Fatalf("paused at %s, it still appends: %v", g.where(), err)
+	}
+	_ = j.Close(ctx)
+
+	l.resume(t, heir)
+	for range 2 { // now, and from nothing
+		if _, err := heir.Sweep(ctx); err != nil { // a record that says what is gone, of an epoch that was over
+			t.Fatal(err)
+		}
+		if _, err := heir.RemoveLate(ctx, 1000); err != nil {
+			t.Fatal(err)
+		}
+		other.j = heir
+		other.check(t, heir)
+		l.settled(t, b.Store(), heir)
+		mustClose(t, heir)
+		heir = mustOpen(t, cfg)
+	}
+	mustClose(t, heir)
+	return true
 }

@@ -40,7 +40,7 @@ func newGate(b *sim.Bucket, n int, after bool) *gate {
 	b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
 		g.mu.Lock()
 		g.ops++
-		if g.ops == n {
+		if g.ops == g.n {
 			g.id = fmt.Sprint(op, key, attempt)
 			if !after {
 				g.close()
