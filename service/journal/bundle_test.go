@@ -15,6 +15,7 @@ import (
 
 	"holdfast"
 	"holdfast/internal/part"
+	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/segment"
 	"holdfast/service/view"
@@ -1243,4 +1244,58 @@ func pausedWhileFreeing(t *testing.T, k int, after bool) bool {
 	}
 	mustClose(t, heir)
 	return true
+}
+
+// Where bundles overlap, one that is damaged is not needed, though segments are gone.
+func TestOverlappingBundles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		l := newWeeks(b)
+		j := l.aged(t, l.config(b))
+		first := bundleKeys(b.Store())[0]
+		raw, err := b.Get(ctx, first.String(), 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := j.Bundle(ctx); err != nil || r.Deleted != 1 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		mustClose(t, j)
+		second := bundleKeys(b.Store())[0]
+		if err := b.Put(ctx, first.String(), raw); err != nil { // as if it had not been deleted
+			t.Fatal(err)
+		}
+		b.Store().Damage(second.String(), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+		j = mustOpen(t, l.config(b))
+		l.settled(t, b.Store(), j)
+		mustClose(t, j)
+	})
+}
+
+// Who reads a block where it was, out of a segment that is retired and being removed, is told that it is not there; deleting
+// does not freeze for that.
+func TestReadOfWhatIsRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		l := newWeeks(b)
+		j := mustOpen(t, l.config(b))
+		l.j = j
+		if err := errors.Join(l.drive(ctx, &l.run, 1), l.retire(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		retired, err := j.store.Retired(segment.Position{}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Store().Damage(retired[0].Key.String(), func([]byte) []byte { return nil })
+		if _, err := j.ReadBlock(ctx, view.Block{Pos: retired[0].Key.Position, Len: 10}); !errors.Is(err, bucket.ErrNotFound) {
+			t.Errorf("read: %v", err)
+		}
+		if f := j.Freezes(); len(f) > 0 {
+			t.Errorf("frozen: %v", f)
+		}
+		mustClose(t, j)
+	})
 }
