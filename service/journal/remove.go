@@ -156,7 +156,7 @@ func (j *Journal) removeAll(ctx context.Context, all []view.Segment, r *RemoveRe
 			err = fmt.Errorf("segment %s: %w", s.Key.Position, err)
 			// A store has been seen to fail one particular request for ever, and a delete has no other form: the others go
 			// on, and the next Remove tries again.
-			if r.failed++; ctx.Err() != nil || j.Err() != nil || r.failed >= maxFailed {
+			if r.failed++; !errors.As(err, new(undeleted)) || ctx.Err() != nil || j.Err() != nil || r.failed >= maxFailed {
 				failed = err
 				break
 			}
@@ -206,12 +206,17 @@ func (j *Journal) deleteLandings(ctx context.Context, s view.Segment, r *RemoveR
 		}
 		for _, f := range all {
 			if err := j.deleteLanding(ctx, f, r); err != nil {
-				return false, err
+				return false, undeleted{err}
 			}
 		}
 	}
 	return false, nil
 }
+
+// undeleted is the error of a delete that the bucket did not do.
+type undeleted struct{ error }
+
+func (u undeleted) Unwrap() error { return u.error }
 
 func (j *Journal) deleteLanding(ctx context.Context, f found, r *RemoveReport) error {
 	err := persist(ctx, getPatience, getTimeout, func(ctx context.Context) error { return j.cfg.Bucket.Delete(ctx, f.key.String()) })
