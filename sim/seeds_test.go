@@ -151,12 +151,12 @@ func runSeed(t *testing.T, seed uint64, seen, injected *sometimes) time.Duration
 		c.enrol()
 	}
 	c.faults.set(true)
-	for range 18 { // something to have, and to free
+	for range 15 { // something to have, and to free
 		u := c.customers[c.rng.IntN(len(c.customers))]
 		c.backup(u)
 		c.alive()
 	}
-	for n := range 40 {
+	for n := range 30 {
 		c.step()
 		c.alive()
 		c.check(n%10 == 9)

@@ -34,6 +34,8 @@ type hollow struct {
 	job     string
 	asked   map[string]int   // by job and operation
 	wrote   map[string]int64 // bytes, by job
+	// trailers is how many bytes of trailers were written.
+	trailers int64
 }
 
 type hollowObject struct {
@@ -102,6 +104,9 @@ func (h *hollow) Put(_ context.Context, key string, body []byte) error {
 	defer h.mu.Unlock()
 	h.count(bucket.OpPut)
 	h.wrote[h.job] += o.size
+	if strings.Contains(key, "/log/") {
+		h.trailers += int64(len(o.tail))
+	}
 	h.set(key, o)
 	return nil
 }
@@ -454,6 +459,9 @@ func (y *year) bounded(before, after figures) {
 		if n[1] > n[0]*13/10+200 {
 			y.Errorf("%s: %d, and later %d", what, n[0], n[1])
 		}
+	}
+	if most := y.h.trailers + int64(after.live+after.waiting+after.removed)*8; after.bundleBytes > most {
+		y.Errorf("bundles have %d bytes, and all trailers %d", after.bundleBytes, y.h.trailers)
 	}
 	if after.objectBytes > 4*int64(after.liveBytes) {
 		y.Errorf("%d bytes lie in the bucket for %d that are live", after.objectBytes, after.liveBytes)
