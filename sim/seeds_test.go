@@ -53,7 +53,6 @@ var (
 		"deleting was frozen when space was to be freed, and nothing was deleted",
 		"the view was made anew from the bucket and compared",
 		"a start began with a checkpoint",
-		"a start began with bundles alone",
 		"a process ended between two steps of freeing space",
 		"a process ended between two steps of a checkpoint",
 	}
@@ -61,7 +60,7 @@ var (
 		for _, kind := range append(slices.Clone(freeingSteps), checkpointSteps...) {
 			all = append(all, "a process ended before "+kind, "a process ended after "+kind)
 		}
-		return append(all, "a damaged block was found by a scrub")
+		return append(all, "a damaged block was found by a scrub", "a start began with bundles alone")
 	}()
 	manySeeds = 200
 )
