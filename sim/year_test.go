@@ -330,7 +330,7 @@ type figures struct {
 	bundles                 int
 	bundleBytes, pointBytes int64
 	disk                    int64 // bytes
-	replayed, rows          int   // at a start without a disk
+	replayed                int   // segments, at a start without a disk
 	written                 int64
 }
 

@@ -215,7 +215,7 @@ type run struct {
 	rules    *source.Rules
 	distrust map[holdfast.Name]bool
 	known    *known // of damaged blocks; the same for all walks of a run
-	blind    bool // use no catalog
+	blind    bool   // use no catalog
 
 	keys     keyring.GroupKeys
 	prev     *previous

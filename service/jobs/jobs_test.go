@@ -332,7 +332,7 @@ func TestMemory(t *testing.T) {
 		if s := w.status("job"); s.Used != 300 || string(s.Memory) != `{"Cursor":2}` {
 			t.Errorf("%+v", s)
 		}
-		w.pass(start.AddDate(0, 1, 0).Sub(time.Now()))
+		w.pass(time.Until(start.AddDate(0, 1, 0)))
 		if s := w.status("job"); s.Used != 0 {
 			t.Errorf("in the next month: %+v", s)
 		}

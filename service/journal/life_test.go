@@ -179,7 +179,7 @@ func (w *life) finish() {
 func (w *life) crash() {
 	w.bucket.Crash()
 	w.g.end()
-	_ = <-w.ended
+	<-w.ended
 	w.restart()
 	w.begin()
 }

@@ -13,7 +13,6 @@ import (
 	"holdfast/history"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/journal"
-	"holdfast/service/segment"
 	"holdfast/service/view"
 	"holdfast/service/view/viewtest"
 )
@@ -164,17 +163,6 @@ func (w *world) check() {
 	if v := w.store.Violations(); len(v) > 0 {
 		w.Fatal(v)
 	}
-}
-
-// segments returns how many different segments there are in the bucket.
-func (w *world) segments() int {
-	at := map[segment.Position]bool{}
-	for _, k := range w.store.Keys() {
-		if p, err := segment.ParseKey(k); err == nil {
-			at[p.Position] = true
-		}
-	}
-	return len(at)
 }
 
 // run runs, and looks first whether what is planned is what is done then.
