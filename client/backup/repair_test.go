@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"holdfast"
@@ -174,38 +175,42 @@ func TestInterleavedPacksAreRepaired(t *testing.T) {
 
 // TestRootsFileIsNotTrusted: rubbish in the file with the roots does no harm, and it stays small.
 func TestRootsFileIsNotTrusted(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.write("a", 1, 100)
-	w.settle()
-	w.run(w.config())
-	match, err := filepath.Glob(filepath.Join(w.cache, "roots-*"))
-	if err != nil || len(match) != 1 {
-		t.Fatalf("%q, %v", match, err)
-	}
-	good, err := os.ReadFile(match[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for what, bad := range map[string][]byte{
-		"rubbish behind":  append(bytes.Clone(good), 0xff, 0xff, 0xff, 0xff),
-		"rubbish between": append(append([]byte{0, 0, 0, 3, 1, 2, 3}, bytes.Repeat(append([]byte{0, 0, 0x20, 0}, make([]byte, 0x2000)...), 150)...), good...),
+	between := append([]byte{0, 0, 0, 3, 1, 2, 3}, bytes.Repeat(append([]byte{0, 0, 0x20, 0}, make([]byte, 0x2000)...), 150)...)
+	for what, c := range map[string]struct {
+		before, behind []byte
+		lost           int
+	}{
+		"rubbish behind":  {nil, []byte{0xff, 0xff, 0xff, 0xff}, 0},
+		"rubbish between": {between, nil, 1}, // what is good lies beyond what is read
 	} {
-		w.damage(holdfast.KindArchive)
-		if err := os.WriteFile(match[0], bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		want := 0
-		if what == "rubbish between" { // beyond what is read
-			want = len(w.svc.Damaged)
-		}
-		r := w.run(backup.Config{Machine: w.svc.Machine, Client: w.c, Series: "s", Base: w.dir, Roots: []string{"tree"}, CacheDir: w.cache})
-		if r.Unrepaired() != want {
-			t.Errorf("%s: %d not repaired, want %d", what, r.Unrepaired(), want)
-		}
-		if fi, err := os.Stat(match[0]); err != nil || fi.Size() > 1<<20 {
-			t.Errorf("%s: %v, %v", what, fi.Size(), err)
-		}
-		clear(w.svc.Damaged)
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.write("a", 1, 100)
+			w.settle()
+			w.run(w.config())
+			match, err := filepath.Glob(filepath.Join(w.cache, "roots-*"))
+			if err != nil || len(match) != 1 {
+				t.Fatalf("%q, %v", match, err)
+			}
+			good, err := os.ReadFile(match[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.damage(holdfast.KindArchive)
+			if len(w.svc.Damaged) != 1 {
+				t.Fatalf("%d roots are damaged", len(w.svc.Damaged))
+			}
+			if err := os.WriteFile(match[0], slices.Concat(c.before, good, c.behind), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r := w.run(backup.Config{Machine: w.svc.Machine, Client: w.c, Series: "s", Base: w.dir, Roots: []string{"tree"}, CacheDir: w.cache})
+			if r.Unrepaired() != c.lost {
+				t.Errorf("%d not repaired, want %d", r.Unrepaired(), c.lost)
+			}
+			if fi, err := os.Stat(match[0]); err != nil || fi.Size() > 1<<20 {
+				t.Errorf("%v, %v", fi.Size(), err)
+			}
+		})
 	}
 }
