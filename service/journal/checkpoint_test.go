@@ -771,9 +771,11 @@ func TestViewFarBehind(t *testing.T) {
 			disk = try.disk.Crash(100, 1)
 			s := b.Store().Clone()
 			at := s.Connect(5)
-			asked := false
+			var asks atomic.Bool
 			at.OnOp(func(_ sim.Op, key string, _ int) sim.Fault {
-				asked = asked || strings.Contains(key, "/checkpoint/")
+				if strings.Contains(key, "/checkpoint/") {
+					asks.Store(true)
+				}
 				return sim.Fault{}
 			})
 			j := openOn(at, try.behind)
@@ -781,7 +783,7 @@ func TestViewFarBehind(t *testing.T) {
 			if try.use {
 				want = r.Position
 			}
-			i := j.Info()
+			i, asked := j.Info(), asks.Load()
 			if i.Checkpoint != want || i.Rebuilt || asked != try.asked || try.use && i.Replayed != 5 {
 				t.Errorf("%+v: %+v, asked %v", try, i, asked)
 			}
