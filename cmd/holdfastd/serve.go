@@ -77,8 +77,11 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	}
 	d.single = single
 	set, err := config.Load(filepath.Join(dir, config.FileName))
-	if err != nil {
+	if errors.Is(err, config.ErrWrong) {
 		return usageError{err}
+	}
+	if err != nil {
+		return err
 	}
 	if listen == "" {
 		listen = d.id.Address

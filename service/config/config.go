@@ -112,8 +112,11 @@ func (c Config) check() error {
 	)
 }
 
+// ErrWrong is wrapped by an error of what the file says, as opposed to one of reading it.
+var ErrWrong = errors.New("the configuration cannot be used")
+
 // Load reads the file at path; one that is not there is Default. The error says what is wrong, where, and in a
-// sentence that can be shown as it is.
+// sentence that can be shown as it is. It wraps ErrWrong if a person has to change the file.
 func Load(path string) (Config, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +132,7 @@ func Load(path string) (Config, error) {
 	}
 	c, err := Parse(raw)
 	if err != nil {
-		return Config{}, fmt.Errorf("%s: %w", path, err)
+		return Config{}, fmt.Errorf("%w: %s: %w", ErrWrong, path, err)
 	}
 	return c, nil
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,7 +63,10 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("a file that is not there is %+v, %v", c, err)
 	}
 	os.WriteFile(path, []byte("nonsense = 1\n"), 0o600)
-	if _, err := Load(path); err == nil || err.Error() != path+": line 1: there is no key nonsense" {
+	if _, err := Load(path); !errors.Is(err, ErrWrong) || err.Error() != "the configuration cannot be used: "+path+": line 1: there is no key nonsense" {
 		t.Fatal(err)
+	}
+	if _, err := Load(filepath.Dir(path)); err == nil || errors.Is(err, ErrWrong) {
+		t.Fatalf("a directory: %v", err)
 	}
 }
