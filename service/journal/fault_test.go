@@ -158,7 +158,14 @@ func TestRandomFaults(t *testing.T) {
 			ctx := context.Background()
 			c, run := &client{Customer: newCustomer()}, 0
 			for range 4 { // restarts
-				j := mustOpen(t, config(b))
+				j, err := Open(ctx, config(b))
+				// A start says that it gives up when all has gone wrong for minutes, as it may by chance. Then it is started again.
+				for tries := 0; tries < 3 && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDamaged)); tries++ {
+					j, err = Open(ctx, config(b))
+				}
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
 				c.resume(t, j)
 				if err := c.drive(ctx, &run, run+2); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
