@@ -119,6 +119,8 @@ type Journal struct {
 	freeing chan struct{}
 	proven  map[segment.BundleKey]bool // bundles that this process has read whole, at most maxProven
 	bad     map[segment.BundleKey]bool // that were damaged then, likewise
+	// undeleted says when a delete of a retired segment failed last.
+	undeleted map[segment.Position]time.Time
 
 	ctx     context.Context // ends when the journal stops
 	cancel  context.CancelFunc
@@ -190,6 +192,7 @@ func open(ctx context.Context, cfg Config, fresh bool) (*Journal, error) {
 		slots: make(chan struct{}, maxPuts), stopped: make(chan struct{}), room: make(chan struct{}), returned: make(chan struct{}),
 		open: map[holdfast.SessionID]sessionStart{}, wake: make(chan struct{}, 1), missing: map[segment.Position]*absence{},
 		freeing: make(chan struct{}, 1), proven: map[segment.BundleKey]bool{}, bad: map[segment.BundleKey]bool{},
+		undeleted: map[segment.Position]time.Time{},
 	}
 	if j.cfg.Watch == 0 {
 		j.cfg.Watch = watchEvery

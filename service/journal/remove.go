@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"holdfast"
 	"holdfast/service/bucket"
@@ -29,11 +30,18 @@ type RemoveReport struct {
 	// More says that there is more to do than the caller wanted.
 	More bool
 
-	failed int // segments that could not be deleted
+	failed int // segments running that could not be deleted, and could before
+	again  int // that could not be deleted before, and are tried again
 }
 
-// maxFailed is how many segments that cannot be deleted end a Remove: each took its time.
-const maxFailed = 10
+const (
+	// maxFailed is how many segments running that cannot be deleted end a Remove: each took its time.
+	maxFailed = 10
+	// undeletedFor is for how long a segment of which a delete failed is left alone, so that those that fail for ever do not
+	// take the time of others; maxUndeleted bounds those that are remembered.
+	undeletedFor = 24 * time.Hour
+	maxUndeleted = 4096
+)
 
 // Remove deletes the objects of segments that were retired at least view.Grace ago, at most max objects, or a few more,
 // and records that they are gone (JOURNAL 19). It deletes nothing while deleting is frozen.
@@ -87,6 +95,12 @@ func (j *Journal) Remove(ctx context.Context, max int) (r RemoveReport, err erro
 				if r.Objects+len(due) >= max {
 					r.More = true
 					return flush()
+				}
+				if at, ok := j.undeleted[s.Key.Position]; ok {
+					if time.Since(at) < undeletedFor || r.again == maxFailed {
+						continue
+					}
+					r.again++
 				}
 				ok, err := j.isBundled(ctx, c, s)
 				if err != nil {
@@ -156,15 +170,24 @@ func (j *Journal) removeAll(ctx context.Context, all []view.Segment, r *RemoveRe
 			err = fmt.Errorf("segment %s: %w", s.Key.Position, err)
 			// A store has been seen to fail one particular request for ever, and a delete has no other form: the others go
 			// on, and the next Remove tries again.
-			if r.failed++; !errors.As(err, new(undeleted)) || ctx.Err() != nil || j.Err() != nil || r.failed >= maxFailed {
+			if len(j.undeleted) >= maxUndeleted {
+				clear(j.undeleted)
+			}
+			if _, ok := j.undeleted[s.Key.Position]; !ok {
+				r.failed++
+			}
+			j.undeleted[s.Key.Position] = time.Now()
+			if !errors.As(err, new(undeleted)) || ctx.Err() != nil || j.Err() != nil || r.failed >= maxFailed {
 				failed = err
 				break
 			}
 			j.log.Warn("a segment could not be deleted", "err", err)
 			continue
 		}
+		r.failed = 0
 		if ok {
 			gone = append(gone, s)
+			delete(j.undeleted, s.Key.Position)
 		}
 	}
 	if len(gone) == 0 {
