@@ -97,7 +97,7 @@ func (g *gate) shut() (open func()) {
 	}
 }
 
-// townRare are the states that a run of many towns must have come to.
+// townRare are the states that a run of manyTowns must have come to; whether a few do is chance.
 var townRare = []string{
 	"a session that outlived its process was refused, and the client opened another",
 	"a client was killed",
@@ -106,6 +106,7 @@ var townRare = []string{
 	"an owner that was replaced while it was paused stopped",
 	"the service was killed during a backup",
 	"another host took over during a backup",
+	"an archive was purged",
 }
 
 // TestTowns runs the real clients and the service as seeds draw it: they back up, change, delete, bring back, restore, are
@@ -155,9 +156,8 @@ func TestTowns(t *testing.T) {
 	t.Logf("%d seeds, %.0f simulated hours in %s: %.0f a second\nthey came to\n%sfaults injected\n%s",
 		n, hours, took.Round(time.Second), hours/took.Seconds(), &seen, &injected)
 	if *seedFlag == "" {
-		seen.require(t, townRare...)
 		if n >= manyTowns {
-			seen.require(t, "an archive was purged")
+			seen.require(t, townRare...)
 		}
 	}
 }
