@@ -481,6 +481,23 @@ func (u *customer) commit(c *cell) error {
 	err := u.upload(c, append(slices.Clone(a.blocks), a.root)...)
 	var m *view.MissingError
 	if errors.As(err, &m) {
+		// What a scrub found damaged since is sent again.
+		var again []viewtest.Block
+		for _, b := range r.chunks {
+			row, ok, no := c.p.j.Acked().Block(u.Vault, u.Group, b.Name)
+			if no == nil && ok && row.Damaged && slices.Contains(m.Names, b.Name) {
+				again = append(again, b)
+				delete(r.told, b.Name)
+			}
+		}
+		if len(again) == len(m.Names) {
+			if err = u.upload(c, again...); err == nil {
+				err = u.upload(c, append(slices.Clone(a.blocks), a.root)...)
+			}
+			m = nil
+		}
+	}
+	if m != nil {
 		return fmt.Errorf("the session was told that %v is there: %w", m.Names, err)
 	}
 	if err != nil {

@@ -110,7 +110,7 @@ func (c *cell) backupOf() error {
 // freeze has the bucket not show what it has, while space is to be freed.
 func (c *cell) freeze() {
 	c.Helper()
-	if !c.hide() {
+	if !c.hide() || len(c.p.j.Freezes()) == 0 { // the read may have failed of something else
 		c.show()
 		return
 	}
