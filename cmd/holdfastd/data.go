@@ -26,8 +26,7 @@ import (
 	"holdfast/service/requests"
 )
 
-// The files of a data directory, beside identity.FileName, requests.FileName, never.FileName, room.BallastName, room.HistoryName,
-// notice.FileName and admin.SocketName.
+// The files of a data directory, beside those that have a FileName or DirName in the packages that keep them: all are in reasons.strangers.
 const (
 	hostFile = "host" // 32 hex digits: which data directory may claim the cell again by itself
 	lockFile = "lock" // locked while a process uses the directory

@@ -113,3 +113,32 @@ func TestOperatingNamesWhatIsSaid(t *testing.T) {
 		names("command", "holdfastd "+c.Name())
 	}
 }
+
+// TestFilesAreNoStrangers: no file of a data directory that docs/operating.md tells of is taken for somebody else's, which an operator with
+// a full disk may delete.
+func TestFilesAreNoStrangers(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(raw), "\n## The data directory\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	dir, files := t.TempDir(), 0
+	for line := range strings.Lines(table) {
+		if first, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | "); first != strings.TrimSpace(line) {
+			for _, name := range regexp.MustCompile("`([a-z.]+)").FindAllStringSubmatch(first, -1) {
+				if err := os.WriteFile(filepath.Join(dir, name[1]), []byte("x"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				files++
+			}
+		}
+	}
+	if files < 12 {
+		t.Fatalf("%d files in the table", files)
+	}
+	var r reasons
+	if err := r.strangers(dir); err != nil || len(r.Deletable) > 0 {
+		t.Errorf("strangers: %+v, %v", r.Deletable, err)
+	}
+}

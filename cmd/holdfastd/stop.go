@@ -20,10 +20,13 @@ import (
 	"holdfast/internal/never"
 	"holdfast/service/admin"
 	"holdfast/service/bucket/open"
+	"holdfast/service/config"
 	"holdfast/service/identity"
+	"holdfast/service/jobs"
 	"holdfast/service/notice"
 	"holdfast/service/requests"
 	"holdfast/service/room"
+	"holdfast/service/scrub"
 )
 
 // account of a stop: what why prints.
@@ -99,13 +102,14 @@ func why(ctx context.Context, dir string, all bool) (reasons, error) {
 		r.Disk = fills
 	}
 	r.add(dir, deletable{room.BallastName, 0, "nothing: it is there to be deleted, and is made again when there is room"})
-	history, view := "what holdfastd requests says of the time until now", ""
+	history, shadow, view := "what holdfastd requests says of the time until now", "nothing: the second view is begun anew", ""
 	if inUse(dir) {
 		history = keep + "the service is running"
-		view = history
+		shadow, view = history, history
 	} else {
 		view = costOfView(ctx, dir)
 	}
+	r.add(dir, deletable{scrub.DirName, 0, shadow})
 	r.add(dir, deletable{requests.FileName, 0, history})
 	r.add(dir, deletable{viewDir, 0, view})
 	return r, r.strangers(dir)
@@ -138,7 +142,7 @@ func (r *reasons) strangers(dir string) error {
 	}
 	ours := map[string]bool{
 		identity.FileName: true, requests.FileName: true, never.FileName: true, room.BallastName: true, notice.FileName: true, admin.SocketName: true,
-		room.HistoryName: true, hostFile: true, lockFile: true, viewDir: true,
+		room.HistoryName: true, jobs.FileName: true, config.FileName: true, hostFile: true, lockFile: true, viewDir: true, scrub.DirName: true,
 	}
 	const most = 20
 	for _, e := range es {
