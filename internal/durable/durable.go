@@ -42,8 +42,12 @@ func ReplaceFile(path string, data []byte, perm os.FileMode, check func(tmp stri
 	return SyncDir(filepath.Dir(path))
 }
 
+// syncDir is SyncDir; tests make it fail.
+var syncDir = SyncDir
+
 // CreateFile is WriteFile for a path that must not exist yet; otherwise the error wraps fs.ErrExist and
-// nothing changes. Of two that race, one wins.
+// nothing changes. Of two that race, one wins. After any error the file is not there; only if syncing the directory has
+// failed, or removing the file after that, may a power cut show it.
 func CreateFile(path string, data []byte, perm os.FileMode) error {
 	tmp, err := writeTemp(path, data, perm)
 	if err != nil {
@@ -57,7 +61,10 @@ func CreateFile(path string, data []byte, perm os.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("create file: %w", err)
 	}
-	return SyncDir(filepath.Dir(path))
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 // reserve stands in for a hard link where the file system has none (FAT, some network mounts): it takes

@@ -140,3 +140,22 @@ func noTemps(t *testing.T, dir string) {
 		}
 	}
 }
+
+// TestCreateFileThatFails: who is told that there is no file finds none, and can make it.
+func TestCreateFileThatFails(t *testing.T) {
+	no := errors.New("no")
+	syncDir = func(string) error { return no }
+	defer func() { syncDir = SyncDir }()
+	p := filepath.Join(t.TempDir(), "key")
+	if err := CreateFile(p, []byte("x"), 0o600); !errors.Is(err, no) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a file, or it cannot be looked at: %v", err)
+	}
+	noTemps(t, filepath.Dir(p))
+	syncDir = SyncDir
+	if err := CreateFile(p, []byte("x"), 0o600); err != nil {
+		t.Error(err)
+	}
+}
