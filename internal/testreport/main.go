@@ -1,15 +1,17 @@
 // Testreport reads the output of "go test -json" on standard input and prints what a person
-// wants of it: one line a package, the whole output of what failed, the reason of what was skipped, and
-// last a line "N passed, N failed, N skipped" that counts tests and subtests. It exits with 1 if anything
+// wants of it: one line a package, with the slowest tests of one that took more than a minute, the whole output
+// of what failed, the reason of what was skipped, and last a line "N passed, N failed, N skipped" that counts tests and subtests. It exits with 1 if anything
 // failed, a package that does not build included.
 package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +23,19 @@ type event struct {
 	Test       string
 	Elapsed    float64
 	Output     string
+}
+
+// A package that took more than slowPackage seconds has up to slowTests tests named that took slowTest or more.
+const (
+	slowPackage = 60
+	slowTests   = 15
+	slowTest    = 1
+)
+
+// took is how long a test took, in seconds. Tests that run side by side wait for one another, too.
+type took struct {
+	test    string
+	seconds float64
 }
 
 func main() {
@@ -38,6 +53,7 @@ func report(r io.Reader, w io.Writer) (bool, error) {
 	var passed, failed, skipped, packages int
 	output := map[string][]string{} // package and test -> its lines
 	hasFailedTest := map[string]bool{}
+	slow := map[string][]took{} // package -> its slower tests, subtests aside
 	sc := bufio.NewScanner(r)
 	sc.Buffer(nil, 16<<20)
 	for sc.Scan() {
@@ -64,7 +80,14 @@ func report(r io.Reader, w io.Writer) (bool, error) {
 				if e.Action != "skip" {
 					fmt.Fprintf(w, "%-4s %s %.1fs\n", map[string]string{"pass": "ok", "fail": "FAIL"}[e.Action], e.Package, e.Elapsed)
 				}
+				if e.Elapsed > slowPackage {
+					printSlowest(w, slow[e.Package])
+				}
+				delete(slow, e.Package)
 				continue
+			}
+			if e.Elapsed >= slowTest && !strings.Contains(e.Test, "/") {
+				slow[e.Package] = append(slow[e.Package], took{e.Test, e.Elapsed})
 			}
 			switch e.Action {
 			case "pass":
@@ -90,6 +113,14 @@ func report(r io.Reader, w io.Writer) (bool, error) {
 	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
 	return failed == 0, sc.Err()
+}
+
+// printSlowest prints the slowest tests of a package, the slowest first.
+func printSlowest(w io.Writer, tests []took) {
+	slices.SortStableFunc(tests, func(a, b took) int { return cmp.Compare(b.seconds, a.seconds) })
+	for _, t := range tests[:min(len(tests), slowTests)] {
+		fmt.Fprintf(w, "     %7.1fs %s\n", t.seconds, t.test)
+	}
 }
 
 // reason finds the text of t.Skip among a skipped test's lines.

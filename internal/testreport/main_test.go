@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -37,5 +38,29 @@ func TestReport(t *testing.T) {
 
 	if ok, _ := report(strings.NewReader(""), &out); ok {
 		t.Error("report of nothing at all is a pass")
+	}
+}
+
+func TestReportNamesWhatIsSlow(t *testing.T) {
+	var in, out strings.Builder
+	for i := range 20 {
+		for _, pkg := range []string{"slow", "quick"} {
+			fmt.Fprintf(&in, `{"Action":"pass","Package":"%s","Test":"Test%d/part","Elapsed":99}`+"\n", pkg, i)
+			fmt.Fprintf(&in, `{"Action":"pass","Package":"%s","Test":"Test%d","Elapsed":%d.5}`+"\n", pkg, i, i)
+		}
+	}
+	in.WriteString(`{"Action":"pass","Package":"quick","Elapsed":59.9}
+{"Action":"fail","Package":"slow","Elapsed":60.1}
+`)
+	if _, err := report(strings.NewReader(in.String()), &out); err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	want.WriteString("ok   quick 59.9s\nFAIL slow 60.1s\n")
+	for i := 19; i >= 5; i-- {
+		fmt.Fprintf(&want, "     %7.1fs Test%d\n", float64(i)+0.5, i)
+	}
+	if got := out.String(); !strings.HasPrefix(got, want.String()+"80 passed, 1 failed") {
+		t.Errorf("got\n%s\nwant\n%s", got, &want)
 	}
 }
