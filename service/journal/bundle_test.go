@@ -974,21 +974,155 @@ func TestLateDeletesOfAnEarlierOwner(t *testing.T) {
 	}
 }
 
+// retired returns a journal with segments that are retired, of which the trailers are in a bundle.
+func (l *weeks) retired(t *testing.T, b *sim.Bucket) (*Journal, []view.Segment) {
+	t.Helper()
+	ctx := context.Background()
+	l.j = mustOpen(t, l.config(b))
+	if err := errors.Join(l.drive(ctx, &l.run, 4), l.retire(ctx), l.bundle(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := l.j.store.Retired(segment.Position{}, 100)
+	if err != nil || len(all) < 5 {
+		t.Fatal(len(all), err)
+	}
+	return l.j, all
+}
+
+// due returns a journal with segments that may be deleted now, and what deletes them: Remove, or, of those that it
+// deleted and that landed again, RemoveLate.
+func (l *weeks) due(t *testing.T, b *sim.Bucket, late bool) (j *Journal, all []view.Segment, run func(context.Context) (RemoveReport, error)) {
+	t.Helper()
+	ctx := context.Background()
+	j, all = l.retired(t, b)
+	l.wait(view.Grace + time.Hour)
+	if !late {
+		return j, all, func(ctx context.Context) (RemoveReport, error) { return j.Remove(ctx, 1000) }
+	}
+	before := b.Store().Clone()
+	if r, err := j.Remove(ctx, 1000); err != nil || r.Segments != len(all) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	for _, s := range all {
+		if err := b.Put(ctx, s.Key.String(), body(t, before, s.Key.String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return j, all, func(ctx context.Context) (RemoveReport, error) { return j.RemoveLate(ctx, 1000) }
+}
+
+// A run that was cut off while it deleted, or could not look at a segment, is no reason to leave that alone: the next one
+// deletes it.
+func TestRemoveAfterOneThatWasCutOff(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		for _, way := range []string{"cut off", "not looked at"} {
+			t.Run(fmt.Sprintf("late %v, %s", late, way), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := sim.New(1)
+					l := newWeeks(b)
+					j, all, run := l.due(t, b, late)
+					ctx, cut := context.WithCancel(context.Background())
+					defer cut()
+					bad := all[1].Key.String()
+					b.OnOp(func(op sim.Op, key string, _ int) (f sim.Fault) {
+						switch {
+						case way == "cut off" && op == sim.OpDelete && key == bad:
+							cut()
+							f.Hang = true
+						case way == "not looked at" && op == sim.OpGet && key == bad:
+							f.Err = errors.New("broken")
+						}
+						return f
+					})
+					if r, err := run(ctx); err == nil || r.Objects != 1 {
+						t.Errorf("with a fault: %+v, %v", r, err)
+					}
+					b.OnOp(nil)
+					if r, err := run(context.Background()); err != nil || r.Objects != len(all)-1 {
+						t.Errorf("%+v, %v", r, err)
+					}
+					l.settled(t, b.Store(), j)
+					mustClose(t, j)
+				})
+			})
+		}
+	}
+}
+
+// A delete that fails for ever keeps no other segment, and takes its time once a day; when the store does it, the segment goes.
+func TestDeletesThatFailForEver(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprint("late ", late), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := context.Background()
+				b := sim.New(1)
+				l := newWeeks(b)
+				j, all, run := l.due(t, b, late)
+				tried := 0
+				b.OnOp(func(op sim.Op, key string, _ int) (f sim.Fault) {
+					if op == sim.OpDelete && (key == all[0].Key.String() || key == all[2].Key.String()) {
+						tried++
+						f.Err = errors.New("no")
+					}
+					return f
+				})
+				if r, err := run(ctx); err != nil || r.Objects != len(all)-2 || tried == 0 {
+					t.Errorf("two of %d fail: %+v, %v; tried %d times", len(all), r, err, tried)
+				}
+				tried = 0
+				if r, err := run(ctx); err != nil || r.Objects != 0 || tried > 0 {
+					t.Errorf("at once again: %+v, %v; tried %d times", r, err, tried)
+				}
+				time.Sleep(undeletedFor)
+				if r, err := run(ctx); err != nil || r.Objects != 0 || tried == 0 {
+					t.Errorf("a day later: %+v, %v; tried %d times", r, err, tried)
+				}
+				b.OnOp(nil)
+				time.Sleep(undeletedFor)
+				if r, err := run(ctx); err != nil || r.Objects != 2 || len(j.undeleted) > 0 {
+					t.Errorf("when it works: %+v, %v", r, err)
+				}
+				l.settled(t, b.Store(), j)
+				mustClose(t, j)
+			})
+		})
+	}
+}
+
+// A store that deletes nothing ends a run, which does not wait for each.
+func TestNoDeleteWorks(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := sim.New(1)
+			l := newWeeks(b)
+			j, all, run := l.due(t, b, late)
+			if len(all) <= maxFailed {
+				t.Fatal(len(all))
+			}
+			down := errors.New("down")
+			b.OnOp(func(op sim.Op, _ string, _ int) (f sim.Fault) {
+				if op == sim.OpDelete {
+					f.Err = down
+				}
+				return f
+			})
+			within(t, (maxFailed+1)*getPatience, "a run", func() {
+				if r, err := run(context.Background()); !errors.Is(err, down) || r.Objects != 0 {
+					t.Errorf("late %v: %+v, %v", late, r, err)
+				}
+			})
+			mustClose(t, j)
+		})
+	}
+}
+
 // A segment that landed twice goes with both landings.
 func TestRemoveTwins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		b := sim.New(1)
 		l := newWeeks(b)
-		j := mustOpen(t, l.config(b))
-		l.j = j
-		if err := errors.Join(l.drive(ctx, &l.run, 2), l.retire(ctx), l.bundle(ctx)); err != nil {
-			t.Fatal(err)
-		}
-		retired, err := j.store.Retired(segment.Position{}, 100)
-		if err != nil || len(retired) < 5 {
-			t.Fatal(len(retired), err)
-		}
+		j, retired := l.retired(t, b)
 		for i, s := range retired {
 			raw, err := b.Get(ctx, s.Key.String(), 0, -1)
 			if err != nil {

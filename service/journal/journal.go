@@ -119,7 +119,7 @@ type Journal struct {
 	freeing chan struct{}
 	proven  map[segment.BundleKey]bool // bundles that this process has read whole, at most maxProven
 	bad     map[segment.BundleKey]bool // that were damaged then, likewise
-	// undeleted says when a delete of a retired segment failed last.
+	// undeleted says when a delete of a segment that was retired failed last.
 	undeleted map[segment.Position]time.Time
 
 	ctx     context.Context // ends when the journal stops

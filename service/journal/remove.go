@@ -96,11 +96,8 @@ func (j *Journal) Remove(ctx context.Context, max int) (r RemoveReport, err erro
 					r.More = true
 					return flush()
 				}
-				if at, ok := j.undeleted[s.Key.Position]; ok {
-					if time.Since(at) < undeletedFor || r.again == maxFailed {
-						continue
-					}
-					r.again++
+				if j.leftAlone(s.Key.Position, &r) {
+					continue
 				}
 				ok, err := j.isBundled(ctx, c, s)
 				if err != nil {
@@ -167,21 +164,9 @@ func (j *Journal) removeAll(ctx context.Context, all []view.Segment, r *RemoveRe
 	for _, s := range all {
 		ok, err := j.deleteLandings(ctx, s, r)
 		if err != nil {
-			err = fmt.Errorf("segment %s: %w", s.Key.Position, err)
-			// A store has been seen to fail one particular request for ever, and a delete has no other form: the others go
-			// on, and the next Remove tries again.
-			if len(j.undeleted) >= maxUndeleted {
-				clear(j.undeleted)
-			}
-			if _, ok := j.undeleted[s.Key.Position]; !ok {
-				r.failed++
-			}
-			j.undeleted[s.Key.Position] = time.Now()
-			if !errors.As(err, new(undeleted)) || ctx.Err() != nil || j.Err() != nil || r.failed >= maxFailed {
-				failed = err
+			if failed = j.passOver(ctx, s.Key.Position, fmt.Errorf("segment %s: %w", s.Key.Position, err), r); failed != nil {
 				break
 			}
-			j.log.Warn("a segment could not be deleted", "err", err)
 			continue
 		}
 		r.failed = 0
@@ -217,6 +202,41 @@ func (j *Journal) removeAll(ctx context.Context, all []view.Segment, r *RemoveRe
 	return t, failed
 }
 
+// leftAlone reports whether a segment is not tried for now, because a delete of it failed. At most maxFailed of these are
+// tried again at a time.
+func (j *Journal) leftAlone(pos segment.Position, r *RemoveReport) bool {
+	at, ok := j.undeleted[pos]
+	switch {
+	case !ok:
+		return false
+	case time.Since(at) < undeletedFor || r.again == maxFailed:
+		return true
+	}
+	r.again++
+	return false
+}
+
+// passOver returns nil if err is that of a delete that failed, and notes that: a store has been seen to fail one particular
+// request for ever, and a delete has no other form, so the others go on. It returns err if it is another, if
+// the caller or the journal ended meanwhile, or if too many failed running.
+func (j *Journal) passOver(ctx context.Context, pos segment.Position, err error, r *RemoveReport) error {
+	if !errors.As(err, new(undeleted)) || ctx.Err() != nil || j.Err() != nil {
+		return err
+	}
+	if _, ok := j.undeleted[pos]; !ok {
+		r.failed++
+		if len(j.undeleted) >= maxUndeleted {
+			clear(j.undeleted)
+		}
+	}
+	j.undeleted[pos] = time.Now()
+	if r.failed >= maxFailed {
+		return err
+	}
+	j.log.Warn("a segment could not be deleted", "err", err)
+	return nil
+}
+
 // deleteLandings deletes every landing of a segment, and lists until there is none. It says no if there always is one.
 func (j *Journal) deleteLandings(ctx context.Context, s view.Segment, r *RemoveReport) (bool, error) {
 	for range removeLists {
@@ -229,7 +249,7 @@ func (j *Journal) deleteLandings(ctx context.Context, s view.Segment, r *RemoveR
 		}
 		for _, f := range all {
 			if err := j.deleteLanding(ctx, f, r); err != nil {
-				return false, undeleted{err}
+				return false, err
 			}
 		}
 	}
@@ -244,7 +264,7 @@ func (u undeleted) Unwrap() error { return u.error }
 func (j *Journal) deleteLanding(ctx context.Context, f found, r *RemoveReport) error {
 	err := persist(ctx, getPatience, getTimeout, func(ctx context.Context) error { return j.cfg.Bucket.Delete(ctx, f.key.String()) })
 	if err != nil {
-		return err
+		return undeleted{err}
 	}
 	r.Objects++
 	r.Bytes += f.size
@@ -346,7 +366,7 @@ func (j *Journal) RemoveLate(ctx context.Context, max int) (r RemoveReport, err 
 		return r, fmt.Errorf("remove what landed late: %w", err)
 	}
 	defer giveBack()
-	late, err := j.late(ctx, c, max)
+	late, err := j.late(ctx, c, max, &r)
 	if err != nil {
 		return r, fmt.Errorf("find what landed late: %w", err)
 	}
@@ -361,6 +381,10 @@ func (j *Journal) RemoveLate(ctx context.Context, max int) (r RemoveReport, err 
 				return r, fmt.Errorf("remove what landed late: %w", err)
 			}
 		}
+		pos := f.key.Position
+		if time.Since(j.undeleted[pos]) < undeletedFor { // another landing of it, just now
+			continue
+		}
 		err := j.wasRemoved(ctx, c, f)
 		if err == nil {
 			err = j.dead(ctx, f.key, []found{f})
@@ -368,15 +392,18 @@ func (j *Journal) RemoveLate(ctx context.Context, max int) (r RemoveReport, err 
 		if err == nil {
 			err = j.deleteLanding(ctx, f, &r)
 		}
-		if err != nil {
-			return r, fmt.Errorf("remove what landed late, object %s: %w", f.key, err)
+		if err == nil {
+			r.failed = 0
+			delete(j.undeleted, pos)
+		} else if err := j.passOver(ctx, pos, fmt.Errorf("object %s: %w", f.key, err), &r); err != nil {
+			return r, fmt.Errorf("remove what landed late: %w", err)
 		}
 	}
 	return r, nil
 }
 
-// late lists landings of segments that were removed, at most max.
-func (j *Journal) late(ctx context.Context, c *chain, max int) (late []found, err error) {
+// late lists landings of segments that were removed, at most max, without those that are left alone.
+func (j *Journal) late(ctx context.Context, c *chain, max int, r *RemoveReport) (late []found, err error) {
 	after := ""
 	enough := errors.New("enough")
 	err = persist(ctx, getPatience, chainTimeout, func(ctx context.Context) error {
@@ -391,7 +418,7 @@ func (j *Journal) late(ctx context.Context, c *chain, max int) (late []found, er
 			}
 			if _, ok, err := j.Acked().Segment(k.Position); err != nil {
 				return final{err}
-			} else if !ok {
+			} else if !ok && !j.leftAlone(k.Position, r) {
 				late = append(late, found{k, o.Size})
 			}
 			return nil
