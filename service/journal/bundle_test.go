@@ -266,7 +266,7 @@ func TestFreeingCrashesAtEveryWrite(t *testing.T) {
 		mustClose(t, j)
 		total = b.Writes()
 	})
-	for n := 1; n <= total; n++ {
+	for n := 1; n <= total; n += inShort(5) {
 		for _, applied := range []bool{false, true} {
 			ok := t.Run(fmt.Sprintf("write %d of %d, applied %v", n, total, applied), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
