@@ -100,11 +100,17 @@ func (t *Tx) Stored(sid holdfast.SessionID, name holdfast.Name, kind holdfast.Ki
 	if p.b.Size()-t.size+len(sealed)+32*len(links) > maxAppend {
 		return ErrTooLarge
 	}
+	rec := segment.Stored{Session: sid, Name: name, Kind: kind, Len: uint32(len(sealed)), Sum: segment.SumOf(sealed), Links: links}
+	base, of, err := t.Reader().Like(s.Vault, s.Group, links)
+	if err != nil {
+		return err
+	}
+	if len(of) > 0 {
+		rec = rec.By(base, of)
+	}
 	m := p.b.Mark()
-	err = t.Record(segment.Stored{
-		Session: sid, Name: name, Kind: kind, Off: p.b.AddBlock(sealed), Len: uint32(len(sealed)),
-		Sum: segment.SumOf(sealed), Links: links,
-	})
+	rec.Off = p.b.AddBlock(sealed)
+	err = t.Record(rec)
 	if err != nil {
 		p.b.Undo(m)
 	}

@@ -108,7 +108,8 @@ type Stored struct {
 	Off     uint32          // from the beginning of the segment
 	Len     uint32          // 1 to holdfast.MaxBlock
 	Sum     [16]byte        // SumOf the sealed bytes
-	Links   []holdfast.Name // sorted, unique; none for a leaf kind
+	Base    Base            // whose links it has as well, if it has a name
+	Links   []holdfast.Name // sorted, unique, none of them the base's; none for a leaf kind
 }
 
 // History is a record that a client signed, in its place in its vault's history.
@@ -334,17 +335,8 @@ func (s Stored) check() error {
 		return fmt.Errorf("block %s: unknown %s", s.Name, s.Kind)
 	case s.Len == 0 || s.Len > holdfast.MaxBlock:
 		return fmt.Errorf("block %s: %d bytes are not 1 to %d", s.Name, s.Len, holdfast.MaxBlock)
-	case s.Kind.Leaf() && len(s.Links) > 0:
-		return fmt.Errorf("block %s: a %s with links", s.Name, s.Kind)
-	case len(s.Links) > holdfast.MaxLinks:
-		return fmt.Errorf("block %s: %d links exceed the limit of %d", s.Name, len(s.Links), holdfast.MaxLinks)
 	}
-	for i := 1; i < len(s.Links); i++ {
-		if string(s.Links[i-1][:]) >= string(s.Links[i][:]) {
-			return fmt.Errorf("block %s: links are not sorted and unique", s.Name)
-		}
-	}
-	return nil
+	return s.checkLinks()
 }
 
 func (s Stored) append(b []byte, sessions func(holdfast.SessionID) uint64) []byte {
@@ -353,12 +345,7 @@ func (s Stored) append(b []byte, sessions func(holdfast.SessionID) uint64) []byt
 	b = append(b, byte(s.Kind))
 	b = binary.AppendUvarint(b, uint64(s.Off))
 	b = binary.AppendUvarint(b, uint64(s.Len))
-	b = append(b, s.Sum[:]...)
-	b = binary.AppendUvarint(b, uint64(len(s.Links)))
-	for i := range s.Links {
-		b = append(b, s.Links[i][:]...)
-	}
-	return b
+	return s.appendLinks(append(b, s.Sum[:]...))
 }
 
 // readSession decodes the index of a session. named is how many of the sessions were named so far; it returns
@@ -385,12 +372,7 @@ func readStored(r *enc.Reader, sessions []holdfast.SessionID, named int) (Stored
 	s.Off = uint32(r.UvarintMax(MaxBody))
 	s.Len = uint32(r.UvarintMax(holdfast.MaxBlock))
 	r.Fixed(s.Sum[:])
-	if n := r.UvarintMax(min(holdfast.MaxLinks, uint64(r.Len()/32))); n > 0 {
-		s.Links = make([]holdfast.Name, n)
-	}
-	for i := range s.Links {
-		r.Fixed(s.Links[i][:])
-	}
+	s.readLinks(r)
 	return s, named
 }
 

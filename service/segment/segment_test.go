@@ -55,6 +55,7 @@ func sample(t testing.TB, takeover bool) *Builder {
 		{Session: session(21), Name: name(41), Kind: holdfast.KindPack},
 		{Session: session(20), Name: name(42), Kind: holdfast.KindTree, Links: []holdfast.Name{name(39), name(40)}},
 		{Session: session(22), Name: name(43), Kind: holdfast.KindArchive},
+		{Session: session(20), Name: name(49), Kind: holdfast.KindTree, Base: Base{name(42), []uint32{1, 300, 301}}, Links: []holdfast.Name{name(41)}},
 	} {
 		block := bytes.Repeat([]byte{byte(i)}, 100+100*i)
 		s.Off, s.Len, s.Sum = b.AddBlock(block), uint32(len(block)), SumOf(block)
@@ -160,7 +161,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1300 || len(tr.Records) != 20 {
+	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1800 || len(tr.Records) != 21 {
 		t.Fatalf("%+v", tr)
 	}
 	for _, r := range tr.Records {
@@ -256,6 +257,11 @@ func TestAddRecordRefuses(t *testing.T) {
 		"links not sorted":   with(func(s *Stored) { s.Links = []holdfast.Name{{2}, {1}} }),
 		"links not unique":   with(func(s *Stored) { s.Links = []holdfast.Name{{1}, {1}} }),
 		"too many links":     with(func(s *Stored) { s.Links = links }),
+		"leaf with a base":   with(func(s *Stored) { s.Kind, s.Base.Name = holdfast.KindPack, holdfast.Name{1} }),
+		"without, no base":   with(func(s *Stored) { s.Base.Without = []uint32{1} }),
+		"without, unsorted":  with(func(s *Stored) { s.Base = Base{holdfast.Name{1}, []uint32{2, 1}} }),
+		"without, twice":     with(func(s *Stored) { s.Base = Base{holdfast.Name{1}, []uint32{1, 1}} }),
+		"without too much":   with(func(s *Stored) { s.Base = Base{holdfast.Name{1}, []uint32{holdfast.MaxLinks}} }),
 		"no account name":    Account{},
 		"long account name":  Account{Name: strings.Repeat("a", MaxAccountName+1)},
 		"wrong account name": Account{Name: "\xff"},
@@ -288,7 +294,8 @@ func TestAddRecordRefuses(t *testing.T) {
 		t.Error("a negative time was accepted")
 	}
 	for what, r := range map[string]Record{
-		"plain": ok, "most links": with(func(s *Stored) { s.Links = links[:holdfast.MaxLinks] }), "longest name": Account{Name: strings.Repeat("a", MaxAccountName)},
+		"plain": ok, "most links": with(func(s *Stored) { s.Links = links[:holdfast.MaxLinks] }),
+		"most without": with(func(s *Stored) { s.Base = Base{holdfast.Name{1}, []uint32{0, holdfast.MaxLinks - 1}} }), "longest name": Account{Name: strings.Repeat("a", MaxAccountName)},
 		"longest history": History{Entry: history.Entry{Record: history.Record{Body: make([]byte, holdfast.MaxRecord)}}},
 	} {
 		if err := b.AddRecord(5, r); err != nil {

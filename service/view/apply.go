@@ -233,10 +233,14 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 			return fmt.Errorf("block %s: %w", rec.Name, err)
 		}
 	}
-	children := make([]Block, len(rec.Links))
+	all, err := links(rows, s.group, rec)
+	if err != nil {
+		return err
+	}
+	children := make([]Block, len(all))
 	var missing []holdfast.Name
 	*ck = *k
-	for i, link := range rec.Links {
+	for i, link := range all {
 		copy(ck[5:], link[:])
 		b, ok, err := loadBlock(rows, ck[:])
 		if err != nil {
@@ -259,7 +263,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	}
 
 	// From here on nothing is refused.
-	for i, link := range rec.Links {
+	for i, link := range all {
 		copy(ck[5:], link[:])
 		if err := rows.Put(ck[:], children[i].referenced().encode(v)); err != nil {
 			return err
@@ -282,13 +286,13 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	if err := rows.Put(k[:], b.encode(v)); err != nil {
 		return err
 	}
-	if len(rec.Links) > 0 {
-		links := make([]byte, 0, 32*len(rec.Links))
-		for i := range rec.Links {
-			links = append(links, rec.Links[i][:]...)
+	if len(all) > 0 {
+		names := make([]byte, 0, 32*len(all))
+		for i := range all {
+			names = append(names, all[i][:]...)
 		}
 		k[0] = rowLinks
-		if err := rows.Put(k[:], links); err != nil {
+		if err := rows.Put(k[:], names); err != nil {
 			return err
 		}
 	}
@@ -307,6 +311,19 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 		}
 	}
 	return rows.Put(uk, u.encode(&x.usage))
+}
+
+// links returns all links of a block of a group. The error wraps segment.ErrFormat if its base has not what it says.
+func links(rows Getter, group uint32, rec *segment.Stored) ([]holdfast.Name, error) {
+	if rec.Base.Name == (holdfast.Name{}) {
+		return rec.Links, nil
+	}
+	k := blockKey(rowLinks, group, rec.Base.Name)
+	of, err := loadLinks(rows, k[:])
+	if err != nil {
+		return nil, err
+	}
+	return rec.All(of)
 }
 
 // scratch is memory for keys and values of rows that are asked for and written with each block.

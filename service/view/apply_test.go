@@ -34,6 +34,8 @@ type world struct {
 	end  End
 	recs []segment.Timed // of the segment that is being filled
 	all  []sealed
+	// based is how many blocks of busy say their links by a base.
+	based int
 }
 
 // sealed is a segment as a replay is given it.

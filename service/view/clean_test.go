@@ -1,6 +1,7 @@
 package view
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"slices"
@@ -341,5 +342,90 @@ func TestHints(t *testing.T) {
 	commit()
 	if all, err := s.Damaged(nil, 10); err != nil || len(all) != 1 || all[0].Name != a.Name || all[0].Since != w.now || all[0].Block.Pos != row.Pos {
 		t.Errorf("damaged: %+v, %v", all, err)
+	}
+}
+
+// TestLike: which block has links like others is found by the smallest of them, says what the newest one that has it
+// linked to, and is forgotten with it. Links by a base that has not what they say are refused.
+func TestLike(t *testing.T) {
+	w := newWorld(t)
+	s, err := OpenMem()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	commit := func() {
+		t.Helper()
+		l := NewLayer(s)
+		maps.Copy(l.rows, w.rows.rows)
+		if err := s.Commit(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := w.enrolled(1)
+	w.accept(c, c.Open())
+	var chunks []holdfast.Name
+	for i := range 40 {
+		b := c.Chunk(i, 10)
+		w.store(c, b)
+		chunks = append(chunks, b.Name)
+	}
+	slices.SortFunc(chunks, func(a, b holdfast.Name) int { return bytes.Compare(a[:], b[:]) })
+	tree := c.Over(holdfast.KindTree, 1, chunks[:30]...)
+	w.store(c, tree)
+	w.seal()
+	commit()
+	like := func(links []holdfast.Name, want holdfast.Name, of []holdfast.Name) {
+		t.Helper()
+		name, got, err := NewReader(s).Like(c.Vault, c.Group, links)
+		if err != nil || name != want || !slices.Equal(got, of) {
+			t.Errorf("like %s...: %s, %d links, %v", links[0], name, len(got), err)
+		}
+	}
+	like(chunks[:31], tree.Name, tree.Links)
+	like(chunks[1:31], holdfast.Name{}, nil)
+
+	after := c.Over(holdfast.KindTree, 2, append(slices.Clone(chunks[:20]), chunks[21:35]...)...)
+	rec := c.Stored(after, w.off).By(tree.Name, tree.Links)
+	if rec.Base.Name != tree.Name || len(rec.Links) != 5 || !slices.Equal(rec.Base.Without, []uint32{20}) {
+		t.Fatalf("by the first tree: %+v", rec.Base)
+	}
+	for _, wrong := range []segment.Base{{Name: tree.Name, Without: []uint32{30}}, {Name: chunks[0], Without: []uint32{0}}, {Name: tree.Name}} {
+		no := rec
+		no.Base, no.Links = wrong, tree.Links[:1]
+		w.refuse(no, segment.ErrFormat)
+	}
+	w.must(rec)
+	if got, err := NewReader(w.rows).Links(c.Vault, c.Group, after.Name); err != nil || !slices.Equal(got, after.Links) {
+		t.Errorf("links by a base: %d of %d, %v", len(got), len(after.Links), err)
+	}
+	if b := w.block(c, chunks[3]); b.Count != 2 {
+		t.Errorf("a block to which both link has %d references", b.Count)
+	}
+	if b := w.block(c, chunks[20]); b.Count != 1 {
+		t.Errorf("a block to which only the base links has %d references", b.Count)
+	}
+	w.seal()
+	commit()
+	like(chunks, after.Name, after.Links)
+
+	// When all of it is condemned, no hint is left.
+	for range 2 {
+		w.now += 2 * keepMS
+		for _, name := range append(slices.Clone(chunks), tree.Name, after.Name) {
+			if b, ok, err := NewReader(w.rows).Block(c.Vault, c.Group, name); err != nil {
+				t.Fatal(err)
+			} else if ok && b.Count == 0 {
+				w.must(segment.Condemned{Session: b.Session, Name: name, Place: b.Pos, Off: b.Off, Before: CondemnableBefore(w.now)})
+			}
+		}
+		w.seal()
+		commit()
+	}
+	if _, n, err := s.scan([]byte{rowLocal, localLike}, []byte{rowLocal, localLike + 1}, 1000, func(_, _ []byte) error { return nil }); err != nil || n != 0 {
+		t.Errorf("%d hints are left, %v", n, err)
+	}
+	if got, err := NewReader(s).Links(c.Vault, c.Group, after.Name); err != nil || got != nil {
+		t.Errorf("links are left: %d, %v", len(got), err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"holdfast/service/segment"
 )
 
-// Hints make it cheap to find what can be freed: nobody walks all blocks or segments. Commit leaves one for every block
+// Hints make it cheap to find what can be freed, and links that are like others: nobody walks all blocks or segments. Commit leaves one for every block
 // that has no references, under the time since when, and one for every segment of which something is dead, or which is
 // tiny, under how much of it is live. Rows that say so have their hint, always; a hint whose row says something
 // else is met by the next who looks, and removed.
@@ -53,13 +53,26 @@ func sparseKey[K string | []byte](class byte, pos K) []byte {
 	return append([]byte{rowLocal, localSparse, class}, pos...)
 }
 
-// hints calls put with the keys of the hints of a row that is committed.
-func hints[K string | []byte](k K, v []byte, put func(key []byte) error) error {
+// likeKey returns the hint, at the smallest link of the links in row k, of which block has links like these: the name of
+// the one that was stored last. There is one at most for each block, and it goes with that.
+func likeKey[K string | []byte, N string | []byte](k K, link N) []byte {
+	h := make([]byte, 2, 2+blockKeySize-1)
+	h[0], h[1] = rowLocal, localLike
+	return append(append(h, k[1:5]...), link...)
+}
+
+// hints calls put with the hints of a row that is committed, and with those that are to be removed, which have no value.
+func hints[K string | []byte](k K, v []byte, put func(key, value []byte) error) error {
 	switch {
 	case v == nil:
+		if k[0] == rowBlock && len(k) == blockKeySize {
+			return put(likeKey(k, k[5:]), nil)
+		}
+	case k[0] == rowLinks && len(v) >= 32:
+		return put(likeKey(k, v[:32]), []byte(k[5:]))
 	case k[0] == rowBlock && len(v) == blockSize:
 		if binary.BigEndian.Uint64(v[41:]) == 0 { // its count
-			return put(unusedKey(k, int64(binary.BigEndian.Uint64(v[49:]))))
+			return put(unusedKey(k, int64(binary.BigEndian.Uint64(v[49:]))), []byte{})
 		}
 	case k[0] == rowSegment:
 		var s Segment
@@ -69,15 +82,33 @@ func hints[K string | []byte](k K, v []byte, put func(key []byte) error) error {
 			return nil // whoever reads the row says so
 		}
 		if class, ok := s.sparseClass(); ok {
-			if err := put(sparseKey(class, k[1:])); err != nil {
+			if err := put(sparseKey(class, k[1:]), []byte{}); err != nil {
 				return err
 			}
 		}
 		if s.tiny() {
-			return put(sparseKey(classTiny, k[1:]))
+			return put(sparseKey(classTiny, k[1:]), []byte{})
 		}
 	}
 	return nil
+}
+
+// Like returns a block of a group that probably has links like these, which are sorted, and its links; none if none is
+// known. That is the last that was acknowledged of those with the same smallest link: of the two forms of a tree of which
+// one link changed, that one is the same but for one time in as many as it has links.
+func (r Reader) Like(v holdfast.VaultID, g holdfast.GroupID, links []holdfast.Name) (name holdfast.Name, of []holdfast.Name, err error) {
+	n, ok, err := loadGroup(r.rows, v, g)
+	if err != nil || !ok || len(links) == 0 {
+		return name, nil, err
+	}
+	k := blockKey(rowLinks, n, links[0])
+	raw, err := r.rows.Get(likeKey(k[:], links[0][:]))
+	if err != nil || len(raw) != len(name) {
+		return name, nil, err
+	}
+	k = blockKey(rowLinks, n, holdfast.Name(raw))
+	of, err = loadLinks(r.rows, k[:])
+	return holdfast.Name(raw), of, err
 }
 
 // scan calls fn with at most max rows from from (inclusive) to to (exclusive), in order of their keys, and returns the last

@@ -200,8 +200,8 @@ func (r *Replay) put(key, val []byte) {
 func (b *bulk) hint() {
 	for n := range len(b.rows) {
 		k, v := b.bytes(&b.rows[n])
-		hints(k, v, func(h []byte) error {
-			b.put(h, b.hash(h), []byte{})
+		hints(k, v, func(h, v []byte) error {
+			b.put(h, b.hash(h), v)
 			return nil
 		})
 	}

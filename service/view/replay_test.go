@@ -22,6 +22,7 @@ func busy(t *testing.T, seed uint64, segments int) *world {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	n := 0
 	var loose, kept []holdfast.Name // blocks that nothing links to, or that something does
+	var trees []viewtest.Block
 	revoked := false
 	for s := range segments {
 		for range 1 + rng.IntN(12) {
@@ -41,9 +42,22 @@ func busy(t *testing.T, seed uint64, segments int) *world {
 				if len(kept) > 0 && rng.IntN(2) == 0 {
 					below = append(below, kept[rng.IntN(len(kept))])
 				}
+				var base viewtest.Block
+				if len(trees) > 0 && rng.IntN(2) == 0 {
+					base = trees[rng.IntN(len(trees))]
+					below = append(below, base.Links[rng.IntN(len(base.Links)):]...)
+				}
 				slices.SortFunc(below, func(a, b holdfast.Name) int { return slices.Compare(a[:], b[:]) })
 				b := by.Over(holdfast.KindTree, n, slices.Compact(below)...)
-				if w.try(by.Stored(b, w.off)) == nil { // something below may be suspect
+				rec := by.Stored(b, w.off).By(base.Name, base.Links)
+				if w.try(rec) == nil { // something below may be suspect, or the base condemned
+					if rec.Base.Name != (holdfast.Name{}) {
+						w.based++
+					}
+					trees = append(trees, b)
+					if got, err := NewReader(w.rows).Links(by.Vault, by.Group, b.Name); err != nil || !slices.Equal(got, b.Links) {
+						w.t.Fatalf("links of %s by %s: %v, %v, want %v", b.Name, base.Name, got, err, b.Links)
+					}
 					kept, loose = append(kept, loose[:3]...), append(loose[3:], b.Name)
 				} else {
 					loose = loose[3:]
@@ -83,6 +97,9 @@ func busy(t *testing.T, seed uint64, segments int) *world {
 		}
 		w.seal()
 	}
+	if w.based == 0 {
+		t.Fatal("no links were said by a base")
+	}
 	return w
 }
 
@@ -105,8 +122,8 @@ func everyHint(t *testing.T, s *Store) {
 	t.Helper()
 	all := allRows(t, s)
 	for k, v := range all {
-		hints(k, []byte(v), func(h []byte) error {
-			if _, ok := all[string(h)]; !ok {
+		hints(k, []byte(v), func(h, v []byte) error {
+			if is, ok := all[string(h)]; !ok || h[1] != localLike && is != string(v) {
 				t.Fatalf("row %q has no hint %q", k, h)
 			}
 			return nil

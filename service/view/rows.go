@@ -68,8 +68,9 @@ func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
 // Local rows are hints that Store.Commit leaves for those who look for what can be freed: a row that says less than it
-// should would hide something, one that says more is found out and removed (see hint.go).
+// should would hide something, one that says more is found out and removed (see hint.go). Of localLike neither matters.
 const (
+	localLike   = 'b'
 	localNonce  = 'n'
 	localUnused = 'z'
 	localSparse = 'y'

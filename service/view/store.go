@@ -310,7 +310,12 @@ func (s *Store) Commit(l *Layer) error {
 			err = op.Finish()
 		}
 		if err == nil {
-			err = hints(k, v, func(h []byte) error { return b.Set(h, nil, nil) })
+			err = hints(k, v, func(h, v []byte) error {
+				if v == nil {
+					return b.Delete(h, nil)
+				}
+				return b.Set(h, v, nil)
+			})
 		}
 		if err != nil {
 			return fmt.Errorf("write view: %w", err)

@@ -51,6 +51,7 @@
 //	'W' session 16, read key id 32   n u64: the record that wraps the session's secret for that read key
 //	'x' vault 32, series 16, slot u32   record id 32: the archives of a series that are not purged; those slots
 //	                        are used that are below the number of archives
+//	0x00 'b' group u32, name 32   name 32: a hint: a block of which this is the smallest link
 //	0x00 'n' epoch u64, seq u64   nonce 8
 //	0x00 'y' class u8, epoch u64, seq u64   a hint, without a value: how much of a segment is live
 //	0x00 'z' since i64, group u32, name 32   a hint, without a value: a block has no references
