@@ -494,6 +494,9 @@ func TestRebuildCoversEveryRecordType(t *testing.T) {
 // TestRowsPendingAreBounded has the bucket hang while a customer sends small blocks and many links: what
 // the view will have to change waits in memory, and there must be little of it.
 func TestRowsPendingAreBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a million rows, one after another: minutes under the race detector, which has nothing to find in them")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		b := sim.New(1)
