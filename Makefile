@@ -15,8 +15,12 @@ CLIENT := ./client/... ./cmd/holdfast
 SYSTEMS := darwin freebsd windows
 
 # Where goroutines meet; the race detector is run on these only, and on the small forms of their tests, because it is slow.
-RACE := ./client/remote ./client/seal ./client/backup ./client/restore ./client/target \
-	./service/bucket/... ./service/journal ./service/room ./service/serve ./service/account ./service/jobs
+# The go command takes packages in this order, and so the longest goes first.
+RACE := ./service/journal ./client/backup ./client/remote ./client/seal ./client/restore ./client/target \
+	./service/bucket/... ./service/room ./service/serve ./service/account ./service/jobs
+
+# The packages whose tests take longest, in that order; all others go beside and after them.
+LONGEST := ./e2e ./sim ./service/journal ./docs/models
 
 # One seed again: go test ./sim -run 'TestSeeds$' -seed N -v
 SEEDS ?= 2000
@@ -84,7 +88,7 @@ fuzz:
 	done
 
 unit:
-	@echo "$(GO) test ./..."; $(GO) test -json -timeout 80m ./... | $(GO) run ./internal/testreport
+	@echo "$(GO) test ./..."; $(GO) test -json -timeout 80m $(LONGEST) ./... | $(GO) run ./internal/testreport
 
 sim:
 	@s=$$(mktemp); { $(GO) test ./sim -run '^(TestSeeds|TestTowns)$$' -seeds $(SEEDS) -towns $(TOWNS) -timeout 10h -v 2>&1; echo $$? >$$s; } \
