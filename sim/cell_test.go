@@ -352,13 +352,26 @@ func (c *cell) enrol() {
 // begin begins a backup: some chunks that are new, and some that were in archives before, which may be there or not.
 func (u *customer) begin(c *cell, dedup int) {
 	r := &run{told: map[holdfast.Name]bool{}}
-	for range 1 + c.rng.IntN(6) {
+	fresh := func() viewtest.Block {
 		u.next++
 		size := 200 + c.rng.IntN(4000)
 		if c.large && c.chance(30) {
 			size = 300_000 + c.rng.IntN(500_000)
 		}
-		r.chunks = append(r.chunks, u.Chunk(u.next, size))
+		return u.Chunk(u.next, size)
+	}
+	if n := len(u.archives); n > 0 && c.chance(40) { // the same data as before, and little of it has changed
+		for _, b := range u.archives[n-1].blocks {
+			if b.Kind == holdfast.KindChunk {
+				r.chunks = append(r.chunks, b)
+			}
+		}
+		r.chunks[c.rng.IntN(len(r.chunks))] = fresh()
+		u.run = r
+		return
+	}
+	for range 1 + c.rng.IntN(6) {
+		r.chunks = append(r.chunks, fresh())
 	}
 	for range dedup {
 		if len(u.pool) > 0 {
@@ -427,13 +440,18 @@ func (u *customer) ask(c *cell) error {
 
 // upload stores what the session was not told to be there.
 func (u *customer) upload(c *cell, blocks ...viewtest.Block) error {
-	stored := map[holdfast.Name]bool{}
+	stored, based := map[holdfast.Name]bool{}, false
 	err := c.append(func(tx *journal.Tx) error {
 		for _, b := range blocks {
 			if u.run.told[b.Name] {
 				continue
 			}
-			err := tx.Stored(u.Session, b.Name, b.Kind, b.Links, b.Sealed)
+			base, of, err := tx.Reader().Like(u.Vault, u.Group, b.Links)
+			if err != nil {
+				return err
+			}
+			based = based || (segment.Stored{Kind: b.Kind, Links: b.Links}).By(base, of).Base.Name != holdfast.Name{}
+			err = tx.Stored(u.Session, b.Name, b.Kind, b.Links, b.Sealed)
 			switch {
 			case err == nil:
 				stored[b.Name] = true
@@ -445,6 +463,9 @@ func (u *customer) upload(c *cell, blocks ...viewtest.Block) error {
 	})
 	if err != nil {
 		return err
+	}
+	if based {
+		c.reached("a tree said its links by one before")
 	}
 	for _, b := range blocks {
 		u.run.told[b.Name] = true
@@ -755,6 +776,16 @@ func (c *cell) landAgain() {
 	keys := slices.Sorted(maps.Keys(c.stash))
 	if len(keys) == 0 {
 		return
+	}
+	gone := slices.DeleteFunc(slices.Clone(keys), func(name string) bool {
+		k, err := segment.ParseKey(name)
+		c.must(err)
+		_, there, err := c.p.j.Acked().Segment(k.Position)
+		c.must(err)
+		return there || k.Position.Compare(c.p.j.Position()) > 0
+	})
+	if len(gone) > 0 && c.chance(70) {
+		keys = gone
 	}
 	name := keys[c.rng.IntN(len(keys))]
 	body := c.stash[name]

@@ -45,6 +45,7 @@ var (
 		"a takeover came while the owner was cleaning",
 		"a block that had been condemned was asked for again, and stored anew",
 		"a damaged block was stored anew by its owner",
+		"a tree said its links by one before",
 		"an owner that was replaced while it was paused stopped",
 		"a backup went on in another session, after a restart",
 		"a client was killed",
