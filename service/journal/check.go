@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -161,7 +162,7 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 		return r, err
 	}
 	err = eachLive(shadow, func(s view.Segment) error {
-		blocks, bytes, err := checkSegment(ctx, cfg, c, s, problem, func(b segment.Stored) (bool, error) {
+		blocks, bytes, err := checkSegment(ctx, cfg, c, s, problem, func(b segment.Placed) (bool, error) {
 			newest, err := newestAt(view.NewReader(shadow), b, s.Key.Position)
 			if err == nil && !newest {
 				r.Older++
@@ -204,8 +205,11 @@ func eachLive(store *view.Store, fn func(view.Segment) error) error {
 	}
 }
 
+// byOffset orders the blocks of a segment as they lie in it.
+func byOffset(a, b segment.Placed) int { return cmp.Compare(a.Off, b.Off) }
+
 // newestAt reports whether a block of the segment at pos is what its name stands for.
-func newestAt(r view.Reader, b segment.Stored, pos segment.Position) (bool, error) {
+func newestAt(r view.Reader, b segment.Placed, pos segment.Position) (bool, error) {
 	ses, ok, err := r.Session(b.Session)
 	if err != nil || !ok {
 		return false, err
@@ -216,7 +220,7 @@ func newestAt(r view.Reader, b segment.Stored, pos segment.Position) (bool, erro
 
 // checkSegment verifies a segment that is live: its trailer, and every block in it. What is wrong with a block is a problem if
 // matters says so.
-func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, problem func(error), matters func(segment.Stored) (bool, error)) (blocks int, bytes int64, err error) {
+func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, problem func(error), matters func(segment.Placed) (bool, error)) (blocks int, bytes int64, err error) {
 	i := c.find(s.Key.Position)
 	if i < 0 || c.listed[i].key.Hash != s.Key.Hash {
 		problem(fmt.Errorf("segment %s, which is live, is not in the bucket", s.Key.Position))
@@ -234,17 +238,8 @@ func checkSegment(ctx context.Context, cfg Config, c *chain, s view.Segment, pro
 }
 
 // checkBlocks verifies the checksum of every block of a segment, a few MiB at a time.
-func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error), matters func(segment.Stored) (bool, error)) (blocks int, bytes int64, err error) {
-	var list []segment.Stored
-	for _, r := range t.Records {
-		switch r := r.Record.(type) {
-		case segment.Stored:
-			list = append(list, r)
-		case segment.Moved:
-			list = append(list, segment.Stored{Session: r.Session, Name: r.Name, Off: r.Off, Len: r.Len, Sum: r.Sum})
-		}
-	}
-	slices.SortFunc(list, func(a, b segment.Stored) int { return int(int64(a.Off) - int64(b.Off)) })
+func checkBlocks(ctx context.Context, cfg Config, f found, t *segment.Trailer, problem func(error), matters func(segment.Placed) (bool, error)) (blocks int, bytes int64, err error) {
+	list := slices.SortedFunc(t.Blocks(), byOffset)
 	for len(list) > 0 {
 		from, to, n := int64(list[0].Off), int64(0), 0
 		for n < len(list) && int64(list[n].Off)-from < checkRead {

@@ -251,51 +251,55 @@ func (j *Journal) live(ctx context.Context, s view.Segment, before int64) (all [
 	if before > 0 && t.Records[len(t.Records)-1].Time >= before {
 		return nil, true, nil
 	}
-	r := j.Acked()
-	sessions := map[holdfast.SessionID]view.Session{}
-	for _, rec := range t.Records {
-		m := move{from: s.Key.Position}
-		switch rec := rec.Record.(type) {
-		case segment.Stored:
-			m.session, m.name, m.fromOff, m.len = rec.Session, rec.Name, rec.Off, rec.Len
-		case segment.Moved:
-			m.session, m.name, m.fromOff, m.len = rec.Session, rec.Name, rec.Off, rec.Len
-		default:
-			continue
-		}
-		ses, ok := sessions[m.session]
-		if !ok {
-			if ses, ok, err = r.Session(m.session); err != nil {
-				return nil, false, err
-			}
-			if !ok {
-				return nil, false, fmt.Errorf("session %s: %w", m.session, view.ErrNoSession)
-			}
-			sessions[m.session] = ses
-		}
-		b, ok, err := place(r, ses, &m)
-		if err != nil {
-			return nil, false, err
-		}
-		if ok && !b.Damaged {
-			m.vault, m.sum, m.kind = ses.Vault, b.Sum, b.Kind
-			all = append(all, m)
+	placed, err := j.placed(s.Key.Position, t)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, p := range placed {
+		if b := p.Block; !b.Damaged {
+			all = append(all, move{vault: p.vault, session: b.Session, name: p.Name, from: b.Pos, fromOff: b.Off, len: b.Len, sum: b.Sum, kind: b.Kind})
 		}
 	}
-	slices.SortFunc(all, byPlace)
 	return all, false, nil
 }
 
-// place returns the row of a block, main or alternate, that is where m says.
-func place(r view.Reader, ses view.Session, m *move) (view.Block, bool, error) {
-	b, ok, err := r.Block(ses.Vault, ses.Group, m.name)
-	for i := uint32(0); err == nil && ok; i++ {
-		if b.Pos == m.from && b.Off == m.fromOff && b.Session == m.session {
-			return b, true, nil
+// spot is a block that the view has in a segment.
+type spot struct {
+	Candidate
+	vault  holdfast.VaultID
+	newest bool // the copy that its name stands for, not an alternate
+}
+
+// placed returns the blocks that the acknowledged view has in the segment at pos, by where they begin. Its trailer says what
+// was put there; what is not there any more was moved, or condemned.
+func (j *Journal) placed(pos segment.Position, t *segment.Trailer) (all []spot, err error) {
+	r := j.Acked()
+	sessions := map[holdfast.SessionID]view.Session{}
+	for p := range t.Blocks() {
+		ses, ok := sessions[p.Session]
+		if !ok {
+			if ses, ok, err = r.Session(p.Session); err == nil && !ok {
+				err = fmt.Errorf("session %s: %w", p.Session, view.ErrNoSession)
+			}
+			if err != nil {
+				return nil, err
+			}
+			sessions[p.Session] = ses
 		}
-		b, ok, err = r.Alternate(ses.Vault, ses.Group, m.name, i)
+		b, ok, err := r.Block(ses.Vault, ses.Group, p.Name)
+		for i := uint32(0); err == nil && ok; i++ {
+			if b.Pos == pos && b.Off == p.Off {
+				all = append(all, spot{Candidate{p.Name, b}, ses.Vault, i == 0})
+				break
+			}
+			b, ok, err = r.Alternate(ses.Vault, ses.Group, p.Name, i)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	return view.Block{}, false, err
+	slices.SortFunc(all, func(a, b spot) int { return cmp.Compare(a.Block.Off, b.Block.Off) })
+	return all, nil
 }
 
 func byPlace(a, b move) int {

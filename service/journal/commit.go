@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"holdfast"
 	"holdfast/internal/never"
 	"holdfast/service/bucket"
 	"holdfast/service/segment"
@@ -216,20 +215,9 @@ func intact(p *pending, key segment.Key) error {
 	body := p.sealed.Body[:len(p.sealed.Body)-int(p.sealed.TrailerLen)]
 	t, err := key.Parse(p.sealed.Body[len(body):], int64(len(p.sealed.Body)))
 	if err == nil {
-		for _, r := range t.Records {
-			var name holdfast.Name
-			var at, n uint32
-			var sum [16]byte
-			switch b := r.Record.(type) {
-			case segment.Stored:
-				name, at, n, sum = b.Name, b.Off, b.Len, b.Sum
-			case segment.Moved:
-				name, at, n, sum = b.Name, b.Off, b.Len, b.Sum
-			default:
-				continue
-			}
-			if segment.SumOf(body[at:][:n]) != sum {
-				err = fmt.Errorf("block %s at %d has another checksum", name, at)
+		for b := range t.Blocks() {
+			if segment.SumOf(body[b.Off:][:b.Len]) != b.Sum {
+				err = fmt.Errorf("block %s at %d has another checksum", b.Name, b.Off)
 				break
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"holdfast"
 	"holdfast/service/bucket"
 	"holdfast/service/segment"
 	"holdfast/service/view"
@@ -301,47 +300,24 @@ func (j *Journal) dead(ctx context.Context, k segment.Key, all []found) error {
 		}
 	}
 	if err != nil { // none of them is whole; the bundle is
-		if t, err = j.bundledTrailer(ctx, k); err != nil {
-			return err
+		raw, err := j.bundled(ctx, k)
+		if err == nil && raw == nil {
+			err = fmt.Errorf("%w: the trailer of segment %s is in no bundle", ErrContradiction, k.Position)
 		}
-	}
-	for _, r := range t.Records {
-		sid, name, off := holdfast.SessionID{}, holdfast.Name{}, uint32(0)
-		switch r := r.Record.(type) {
-		case segment.Stored:
-			sid, name, off = r.Session, r.Name, r.Off
-		case segment.Moved:
-			sid, name, off = r.Session, r.Name, r.Off
-		default:
-			continue
-		}
-		_, ok, err := liveAt(j.Acked(), sid, name, k.Position, off)
-		if err == nil && ok {
-			err = fmt.Errorf("block %s at %d in segment %s: %w: it is live, and the segment is retired", name, off, k.Position, view.ErrDamaged)
-			err = errors.Join(err, impossible(view.Damaged(err)))
+		if err == nil {
+			t, err = segment.ParseTrailer(raw)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// bundledTrailer returns the trailer of a segment from a bundle.
-func (j *Journal) bundledTrailer(ctx context.Context, k segment.Key) (t *segment.Trailer, err error) {
-	c, _, err := j.bundles(ctx)
-	if err != nil {
-		return nil, err
+	live, err := j.placed(k.Position, t)
+	if err != nil || len(live) == 0 {
+		return err
 	}
-	c.pieces, _, _ = c.prefix()
-	err = c.between(c.before(k.Position), k.Position).trailers(ctx, j.cfg, func(_ found, is *segment.Trailer) error {
-		t = is
-		return nil
-	})
-	if err == nil && t == nil {
-		err = fmt.Errorf("%w: the trailer of segment %s is in no bundle", ErrContradiction, k.Position)
-	}
-	return t, err
+	b := live[0]
+	err = fmt.Errorf("block %s at %d in segment %s: %w: it is live, and the segment is retired", b.Name, b.Block.Off, k.Position, view.ErrDamaged)
+	return errors.Join(err, impossible(view.Damaged(err)))
 }
 
 // RemoveLate deletes landings of segments that were removed before, at most max objects: a Put that was given up may land
@@ -480,21 +456,4 @@ func (j *Journal) unlisted(ctx context.Context, c *chain) error {
 		j.contradict(k, int64(s.Size), fmt.Sprintf("the bucket does not list segment %s, which was acknowledged and is live (object %s)", k.Position, k))
 		return nil
 	})
-}
-
-// liveAt returns the block that a view has at a place, under that name, as its group's or as an alternate. The session is
-// the one that stored it.
-func liveAt(r view.Reader, sid holdfast.SessionID, name holdfast.Name, pos segment.Position, off uint32) (view.Block, bool, error) {
-	s, ok, err := r.Session(sid)
-	if err != nil || !ok {
-		return view.Block{}, false, err
-	}
-	b, ok, err := r.Block(s.Vault, s.Group, name)
-	for i := uint32(0); err == nil && ok; i++ {
-		if b.Pos == pos && b.Off == off {
-			return b, true, nil
-		}
-		b, ok, err = r.Alternate(s.Vault, s.Group, name, i)
-	}
-	return view.Block{}, false, err
 }

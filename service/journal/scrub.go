@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +65,7 @@ func (j *Journal) ScrubSegment(ctx context.Context, pos segment.Position) (s Scr
 	case errors.Is(err, ErrDamaged):
 		s.Trailer = err.Error()
 		var no error
-		if raw, no = j.bundled(ctx, f); no != nil {
+		if raw, no = j.bundled(ctx, key); no != nil {
 			return s, true, no
 		}
 		if raw == nil {
@@ -142,53 +141,6 @@ func (j *Journal) scrubBlocks(ctx context.Context, f found, t *segment.Trailer, 
 	}
 	s.Whole, err = j.NoteDamage(ctx, good, true)
 	return err
-}
-
-// spot is a live block of a segment.
-type spot struct {
-	Candidate
-	newest bool // the copy that its name stands for, not an alternate
-}
-
-// placed returns the blocks that the view has in a segment, by where they begin.
-func (j *Journal) placed(pos segment.Position, t *segment.Trailer) (all []spot, err error) {
-	r := j.Acked()
-	sessions := map[holdfast.SessionID]view.Session{}
-	for _, rec := range t.Records {
-		m := move{from: pos}
-		switch rec := rec.Record.(type) {
-		case segment.Stored:
-			m.session, m.name, m.fromOff, m.len = rec.Session, rec.Name, rec.Off, rec.Len
-		case segment.Moved:
-			m.session, m.name, m.fromOff, m.len = rec.Session, rec.Name, rec.Off, rec.Len
-		default:
-			continue
-		}
-		ses, ok := sessions[m.session]
-		if !ok {
-			if ses, ok, err = r.Session(m.session); err == nil && !ok {
-				err = fmt.Errorf("session %s: %w", m.session, view.ErrNoSession)
-			}
-			if err != nil {
-				return nil, err
-			}
-			sessions[m.session] = ses
-		}
-		b, ok, err := place(r, ses, &m)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			continue // moved, condemned
-		}
-		now, ok, err := r.Block(ses.Vault, ses.Group, m.name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, spot{Candidate{m.name, b}, ok && now.Pos == b.Pos && now.Off == b.Off})
-	}
-	slices.SortFunc(all, func(a, b spot) int { return cmp.Compare(a.Block.Off, b.Block.Off) })
-	return all, nil
 }
 
 // lookAgain reads a block that was bad over other connections. It returns an error that wraps ErrDamaged only if it was bad every
@@ -321,14 +273,14 @@ func (j *Journal) DamagedBlocks(max int) (n int, err error) {
 	return n, nil
 }
 
-// bundled returns the trailer of a segment out of a bundle; nil if none holds it.
-func (j *Journal) bundled(ctx context.Context, f found) (raw []byte, err error) {
+// bundled returns the trailer of a segment, which has the hash that its key names, out of a bundle; nil if none holds it.
+func (j *Journal) bundled(ctx context.Context, key segment.Key) (raw []byte, err error) {
 	var with []foundBundle
 	err = persist(ctx, getPatience, listTimeout, func(ctx context.Context) error {
 		with = nil
 		return bucket.ListAll(ctx, j.cfg.Bucket, segment.BundlePrefix(j.cfg.Cell), "", func(o bucket.Object) error {
 			if k, err := segment.ParseBundleKey(o.Key); err == nil && k.Cell == j.cfg.Cell {
-				if b := (foundBundle{k, o.Size}); b.covers(f.key.Position) {
+				if b := (foundBundle{k, o.Size}); b.covers(key.Position) {
 					with = append(with, b)
 				}
 			}
@@ -348,7 +300,7 @@ func (j *Journal) bundled(ctx context.Context, f found) (raw []byte, err error) 
 			return nil, err
 		}
 		for _, r := range all {
-			if r.key.Position == f.key.Position && r.key.Hash == f.key.Hash {
+			if r.key.Position == key.Position && r.key.Hash == key.Hash {
 				return slices.Clone(r.trailer), nil
 			}
 		}
@@ -369,22 +321,12 @@ func (j *Journal) mend(ctx context.Context, f found, trailer []byte, t *segment.
 	}
 	defer giveBack()
 	body := make([]byte, t.BodySize, f.size)
-	var parts []view.Block
-	for _, rec := range t.Records {
-		switch rec := rec.Record.(type) {
-		case segment.Stored:
-			parts = append(parts, view.Block{Pos: f.key.Position, Off: rec.Off, Len: rec.Len, Sum: rec.Sum})
-		case segment.Moved:
-			parts = append(parts, view.Block{Pos: f.key.Position, Off: rec.Off, Len: rec.Len, Sum: rec.Sum})
-		}
-	}
-	slices.SortFunc(parts, func(a, b view.Block) int { return cmp.Compare(a.Off, b.Off) })
 	at := uint32(0)
-	for _, p := range parts {
+	for _, p := range slices.SortedFunc(t.Blocks(), byOffset) {
 		if p.Off != at {
 			return false, nil
 		}
-		raw, err := j.ReadBlock(ctx, p)
+		raw, err := j.ReadBlock(ctx, view.Block{Pos: f.key.Position, Off: p.Off, Len: p.Len, Sum: p.Sum})
 		if errors.Is(err, ErrDamaged) {
 			return false, nil
 		}
