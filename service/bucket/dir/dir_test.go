@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -443,8 +444,102 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// BenchmarkList asks for a page in the middle of a directory of a terabyte.
-func BenchmarkList(b *testing.B) {
+// TestPagesOfADirectoryThatChanges: a page shows what was stored or deleted before it was asked for, by whomever, also
+// where the page before has read the directory already; and a directory that does not change is read once.
+func TestPagesOfADirectoryThatChanges(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "bucket")
+	other, err := Create(root)
+	must(t, err)
+	reads := 0
+	bk, err := openWith(root, func(call, path string, do func() error) error {
+		if call == "read directory" && filepath.Base(path) == "log" {
+			reads++
+		}
+		return do()
+	})
+	must(t, err)
+	key := func(i int) string { return fmt.Sprintf("c/log/%02d", i) }
+	for i := range 10 {
+		must(t, bk.Put(t.Context(), key(2*i), nil))
+	}
+	page := func(prefix, after string, reading bool, want ...int) {
+		t.Helper()
+		before := reads
+		l, err := bk.List(t.Context(), prefix, after, 3)
+		must(t, err)
+		var got, all []string
+		for _, o := range l {
+			got = append(got, o.Key)
+		}
+		for _, i := range want {
+			all = append(all, key(i))
+		}
+		if !slices.Equal(got, all) {
+			t.Errorf("after %q: %q, want %q", after, got, all)
+		}
+		if reads > before != reading {
+			t.Errorf("after %q: the directory was read: %v, want %v", after, reads > before, reading)
+		}
+	}
+	now := time.Now()
+	// settled makes the directory one that was changed long ago.
+	settled := func(ago time.Duration) {
+		t.Helper()
+		at := now.Add(-ago)
+		must(t, os.Chtimes(filepath.Join(root, "c/log"), at, at))
+	}
+	page("c/log/", "", true, 0, 2, 4)
+	page("c/log/", key(4), true, 6, 8, 10) // it was changed just before it was read
+	settled(time.Hour)
+	page("c/log/", "", true, 0, 2, 4)
+	page("c/log/", key(4), false, 6, 8, 10)
+	page("c/log/", key(9), false, 10, 12, 14)
+	page("c/log/", key(6), false, 8, 10, 12)  // back
+	page("c/log/1", key(9), true, 10, 12, 14) // other keys
+	page("c/log/1", key(14), false, 16, 18)   // to the end
+	page("c/log/1", key(9), true, 10, 12, 14) // and from before it
+	page("c/log/", "", true, 0, 2, 4)
+	must(t, other.Put(t.Context(), key(7), nil))
+	page("c/log/", key(4), true, 6, 7, 8)
+	settled(time.Hour)
+	page("c/log/", "", true, 0, 2, 4)
+	must(t, other.Delete(t.Context(), key(6)))
+	page("c/log/", key(4), true, 7, 8, 10)
+	settled(-time.Hour) // by a clock that is ahead
+	page("c/log/", "", true, 0, 2, 4)
+	page("c/log/", key(4), true, 7, 8, 10)
+	settled(time.Hour)
+	page("c/log/", "", true, 0, 2, 4)
+	must(t, os.Rename(filepath.Join(root, "c/log"), filepath.Join(root, "c/old")))
+	must(t, os.Mkdir(filepath.Join(root, "c/log"), 0o700))
+	settled(time.Hour)
+	page("c/log/", key(4), true)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BenchmarkListAll lists a directory of a terabyte.
+func BenchmarkListAll(b *testing.B) {
+	bk := terabyte(b)
+	at := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(bk.path("c/log"), at, at); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		n := 0
+		if err := bucket.ListAll(b.Context(), bk, "c/log/", "", func(bucket.Object) error { n++; return nil }); err != nil || n != 65_001 {
+			b.Fatal(n, err)
+		}
+	}
+}
+
+// terabyte returns a bucket with a directory of 65,001 objects.
+func terabyte(b *testing.B) *Bucket {
 	bk, err := Create(filepath.Join(b.TempDir(), "bucket"))
 	if err != nil {
 		b.Fatal(err)
@@ -457,6 +552,12 @@ func BenchmarkList(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	return bk
+}
+
+// BenchmarkList asks for a page in the middle of a directory of a terabyte that is written to.
+func BenchmarkList(b *testing.B) {
+	bk := terabyte(b)
 	for b.Loop() {
 		if l, err := bk.List(b.Context(), "c/log/", fmt.Sprintf("c/log/%016x", 30_000), 0); err != nil || len(l) != bucket.MaxList {
 			b.Fatal(len(l), err)
