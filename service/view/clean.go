@@ -32,12 +32,9 @@ func applyMoved(rows Rows, pos segment.Position, rec segment.Moved) error {
 	if err := checkFreezes(rows); err != nil {
 		return err
 	}
-	s, ok, err := loadSession(rows, rec.Session)
+	s, err := namedSession(rows, rec.Session)
 	if err != nil {
 		return err
-	}
-	if !ok {
-		return fmt.Errorf("%w: %s", ErrNoSession, rec.Session)
 	}
 	here := func(b Block) bool {
 		return b.Session == rec.Session && b.Pos == rec.From && b.Off == rec.FromOff && b.Len == rec.Len && b.Sum == rec.Sum && b.Pos != pos
@@ -54,7 +51,7 @@ func applyMoved(rows Rows, pos segment.Position, rec segment.Moved) error {
 		return err
 	}
 	if !ok {
-		return fmt.Errorf("block %s at %d in segment %s: %w", rec.Name, rec.FromOff, rec.From, ErrMoved)
+		return notThere(rec.Name, rec.From, rec.FromOff)
 	}
 
 	// From here on nothing is refused.
@@ -147,21 +144,11 @@ func damagedKey(group uint32, name holdfast.Name) []byte {
 // applyDamaged notes that the bytes of a block are wrong at the place where it is, or right again. What is said already is
 // ErrDuplicate.
 func applyDamaged(rows Rows, timeMS int64, rec segment.Damaged) error {
-	s, ok, err := loadSession(rows, rec.Session)
+	s, k, b, err := namedBlock(rows, rec.Session, rec.Name, rec.Place, rec.Off)
 	if err != nil {
 		return err
 	}
-	if !ok {
-		return fmt.Errorf("%w: %s", ErrNoSession, rec.Session)
-	}
-	k := blockKey(rowBlock, s.group, rec.Name)
-	b, ok, err := loadBlock(rows, k[:])
-	switch {
-	case err != nil:
-		return err
-	case !ok || b.Session != rec.Session || b.Pos != rec.Place || b.Off != rec.Off:
-		return fmt.Errorf("block %s at %d in segment %s: %w", rec.Name, rec.Off, rec.Place, ErrMoved)
-	case b.Damaged != rec.Whole:
+	if b.Damaged != rec.Whole {
 		return fmt.Errorf("block %s at %d in segment %s: %w", rec.Name, rec.Off, rec.Place, ErrDuplicate)
 	}
 	b.Damaged = !rec.Whole

@@ -43,20 +43,12 @@ func applyCondemned(rows Rows, pos segment.Position, timeMS int64, rec segment.C
 	if err := checkFreezes(rows); err != nil {
 		return err
 	}
-	s, ok, err := loadSession(rows, rec.Session)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return fmt.Errorf("%w: %s", ErrNoSession, rec.Session)
-	}
-	k := blockKey(rowBlock, s.group, rec.Name)
-	b, ok, err := loadBlock(rows, k[:])
+	s, k, b, err := namedBlock(rows, rec.Session, rec.Name, rec.Place, rec.Off)
 	switch {
 	case err != nil:
 		return err
-	case !ok || b.Session != rec.Session || b.Pos != rec.Place || b.Off != rec.Off || b.Pos == pos:
-		return fmt.Errorf("block %s at %d in segment %s: %w", rec.Name, rec.Off, rec.Place, ErrMoved)
+	case b.Pos == pos:
+		return notThere(rec.Name, rec.Place, rec.Off)
 	case b.Count > 0:
 		return fmt.Errorf("block %s: %w", rec.Name, ErrReferenced)
 	case rec.Before > timeMS-keepMS || b.Since >= rec.Before: // strictly before
@@ -69,7 +61,7 @@ func applyCondemned(rows Rows, pos segment.Position, timeMS int64, rec segment.C
 			return err
 		}
 	}
-	if err := drop(rows, timeMS, s, blockKey(rowBlock, s.group, rec.Name), blockKey(rowLinks, s.group, rec.Name), nil, b); err != nil {
+	if err := drop(rows, timeMS, s, k, blockKey(rowLinks, s.group, rec.Name), nil, b); err != nil {
 		return err
 	}
 	for i := uint32(0); ; i++ {
@@ -82,6 +74,33 @@ func applyCondemned(rows Rows, pos segment.Position, timeMS int64, rec segment.C
 			return err
 		}
 	}
+}
+
+// namedSession returns the session that a record names. The error wraps ErrNoSession if there is none.
+func namedSession(rows Getter, id holdfast.SessionID) (Session, error) {
+	s, ok, err := loadSession(rows, id)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: %s", ErrNoSession, id)
+	}
+	return s, err
+}
+
+// namedBlock returns the block that a record names, the key of its row, and the session that stored it. The error wraps
+// ErrMoved if the block is not at the place that the record names (JOURNAL 18).
+func namedBlock(rows Getter, id holdfast.SessionID, name holdfast.Name, place segment.Position, off uint32) (s Session, k [blockKeySize]byte, b Block, err error) {
+	if s, err = namedSession(rows, id); err != nil {
+		return s, k, b, err
+	}
+	k = blockKey(rowBlock, s.group, name)
+	b, ok, err := loadBlock(rows, k[:])
+	if err == nil && (!ok || b.Session != id || b.Pos != place || b.Off != off) {
+		err = notThere(name, place, off)
+	}
+	return s, k, b, err
+}
+
+func notThere(name holdfast.Name, place segment.Position, off uint32) error {
+	return fmt.Errorf("block %s at %d in segment %s: %w", name, off, place, ErrMoved)
 }
 
 // drop takes one copy of a block out of the rows and out of all sums; at and links, followed by alternate, are the

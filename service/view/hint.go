@@ -285,6 +285,10 @@ func (s *Store) segments(row byte, after segment.Position, max int, decode func(
 	if err != nil {
 		return nil, err
 	}
+	m, _, err := loadMeta(s)
+	if err != nil {
+		return nil, err
+	}
 	found := all[:0]
 	for _, x := range all {
 		nonce, err := s.Get(nonceKey(x.Key.Position))
@@ -294,7 +298,7 @@ func (s *Store) segments(row byte, after segment.Position, max int, decode func(
 		if nonce == nil { // it was removed since
 			continue
 		}
-		if x, _, err = x.found(s, x.Key.Position); err != nil {
+		if err := x.named(m.cell, x.Key.Position, nonce); err != nil {
 			return nil, err
 		}
 		found = append(found, x)

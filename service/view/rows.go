@@ -434,13 +434,21 @@ func (s Segment) found(rows Getter, pos segment.Position) (Segment, bool, error)
 	if err != nil {
 		return Segment{}, false, err
 	}
+	m, _, err := loadMeta(rows)
+	if err == nil {
+		err = s.named(m.cell, pos, nonce)
+	}
+	return s, err == nil, err
+}
+
+// named adds to a segment what is not in its row, from where that is.
+func (s *Segment) named(cell holdfast.CellID, pos segment.Position, nonce []byte) error {
 	if len(nonce) != len(s.Key.Nonce) {
-		return Segment{}, false, fmt.Errorf("segment %s: %w: it has no nonce", pos, ErrDamaged)
+		return fmt.Errorf("segment %s: %w: it has no nonce", pos, ErrDamaged)
 	}
 	copy(s.Key.Nonce[:], nonce)
-	m, _, err := loadMeta(rows)
-	s.Key.Cell, s.Key.Position = m.cell, pos
-	return s, err == nil, err
+	s.Key.Cell, s.Key.Position = cell, pos
+	return nil
 }
 
 func loadGroup(rows Getter, v holdfast.VaultID, g holdfast.GroupID) (n uint32, ok bool, err error) {
