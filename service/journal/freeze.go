@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/history"
@@ -125,6 +126,8 @@ func (j *Journal) owe(f segment.Frozen, at time.Time) {
 	}
 	f.Clock = at.UnixMilli()
 	f.Store = c.stored()
+	// What was found may be of any length, and of any bytes: names, answers of the store.
+	f.Text = strings.ToValidUTF8(f.Text[:min(len(f.Text), segment.MaxText)], "")
 	c.owed[f.Reason] = f
 	j.log.Error("all deleting is frozen", "reason", f.Reason, "found", f.Text)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -329,4 +330,22 @@ func TestSuspects(t *testing.T) {
 			t.Errorf("%v", got)
 		}
 	})
+}
+
+// A freeze is recorded whatever was found: a text that is too long, and ends within a letter where it is cut, or is none.
+func TestDoubtIsRecorded(t *testing.T) {
+	for _, found := range []string{strings.Repeat("x", segment.MaxText-1) + "é", "bytes \xff\xfe"} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := config(sim.New(1))
+			j := mustOpen(t, cfg)
+			j.Doubt(found)
+			time.Sleep(time.Minute)
+			mustClose(t, j)
+			j = mustOpen(t, cfg)
+			if f := j.Freezes(); len(f) != 1 || f[0].Reason != segment.ReasonView || !strings.HasPrefix(found, f[0].Text) || len(f[0].Text) < 5 {
+				t.Errorf("after a restart it is frozen for %v", f)
+			}
+			mustClose(t, j)
+		})
+	}
 }

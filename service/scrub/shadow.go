@@ -187,7 +187,7 @@ func (c ShadowConfig) differ(s *ShadowState, found string) (text string, more bo
 	at := s.At
 	s.Differed++
 	c.Log.Error("THE VIEW DIFFERS from what the journal in the bucket says; deleting is frozen", "at", at, "times", s.Differed, "found", found)
-	c.Journal.Doubt(cut("a second view made from the bucket differs: " + found))
+	c.Journal.Doubt("a second view made from the bucket differs: " + found)
 	if s.Differed > 1 {
 		never.Happened(never.Event{
 			What:      fmt.Sprintf("the view differs from what the journal in the bucket says, found twice in a row: %s", found),
@@ -202,14 +202,6 @@ func (c ShadowConfig) differ(s *ShadowState, found string) (text string, more bo
 	}
 	// A second opinion at once, from the beginning.
 	return "DIFFERS: " + found, s.Differed == 1, nil
-}
-
-// cut bounds what a record says.
-func cut(s string) string {
-	if len(s) > segment.MaxText {
-		s = s[:segment.MaxText]
-	}
-	return s
 }
 
 // remove removes the second view and forgets the comparison.
