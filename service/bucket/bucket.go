@@ -99,22 +99,32 @@ func notKey(r rune) bool {
 
 // ListAll calls fn for every object whose key begins with prefix and comes after after, in order.
 func ListAll(ctx context.Context, b Bucket, prefix, after string, fn func(Object) error) error {
-	for {
-		page, err := b.List(ctx, prefix, after, MaxList)
-		if err != nil {
+	for last := false; !last; {
+		var page []Object
+		var err error
+		if page, last, err = ListPage(ctx, b, prefix, after); err != nil {
 			return err
 		}
 		for _, o := range page {
-			if o.Key <= after || !strings.HasPrefix(o.Key, prefix) {
-				return fmt.Errorf("list %q: the store answered %.100q after %.100q", prefix, o.Key, after)
-			}
 			after = o.Key
 			if err := fn(o); err != nil {
 				return err
 			}
 		}
-		if len(page) < MaxList {
-			return nil
-		}
 	}
+	return nil
+}
+
+// ListPage returns the first of what ListAll calls its fn for, at most MaxList, and whether that is all. It checks the order.
+func ListPage(ctx context.Context, b Bucket, prefix, after string) (page []Object, last bool, err error) {
+	if page, err = b.List(ctx, prefix, after, MaxList); err != nil {
+		return nil, false, err
+	}
+	for _, o := range page {
+		if o.Key <= after || !strings.HasPrefix(o.Key, prefix) {
+			return nil, false, fmt.Errorf("list %q: the store answered %.100q after %.100q", prefix, o.Key, after)
+		}
+		after = o.Key
+	}
+	return page, len(page) < MaxList, nil
 }

@@ -207,9 +207,19 @@ func (c *chain) bundled() segment.Position {
 func list(ctx context.Context, cfg Config) (listing, error) {
 	var l listing
 	strays := map[string]bool{}
+	// Each page has its time, and is asked for again by itself: a log of many terabytes has a thousand.
 	from := func(prefix, after string, known func(bucket.Object) bool) error {
-		return persist(ctx, getPatience, listTimeout, func(ctx context.Context) error {
-			return bucket.ListAll(ctx, cfg.Bucket, prefix, after, func(o bucket.Object) error {
+		for last := false; !last; {
+			var page []bucket.Object
+			err := persist(ctx, getPatience, listTimeout, func(ctx context.Context) (err error) {
+				page, last, err = bucket.ListPage(ctx, cfg.Bucket, prefix, after)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			for _, o := range page {
+				after = o.Key
 				switch {
 				case known(o), strays[o.Key]:
 				case len(strays) == maxOutside:
@@ -218,9 +228,9 @@ func list(ctx context.Context, cfg Config) (listing, error) {
 					strays[o.Key] = true
 					l.strays = append(l.strays, o)
 				}
-				return nil
-			})
-		})
+			}
+		}
+		return nil
 	}
 	log := func(after string) error {
 		return from(segment.LogPrefix(cfg.Cell), after, func(o bucket.Object) bool {
@@ -235,13 +245,15 @@ func list(ctx context.Context, cfg Config) (listing, error) {
 	if err := log(""); err != nil {
 		return l, err
 	}
-	after := ""
+	after, more := "", l.moreStrays
 	if n := len(l.segments); n > tail {
 		after = l.segments[n-tail].key.String()
 	}
+	l.moreStrays = 0
 	if err := log(after); err != nil {
 		return l, err
 	}
+	l.moreStrays = max(more, l.moreStrays) // the same ones again
 	slices.SortFunc(l.segments, func(a, b found) int {
 		return cmp.Or(a.key.Position.Compare(b.key.Position), bytes.Compare(a.key.Nonce[:], b.key.Nonce[:]),
 			bytes.Compare(a.key.Hash[:], b.key.Hash[:]), cmp.Compare(a.key.Trailer, b.key.Trailer))

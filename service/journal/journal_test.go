@@ -556,3 +556,34 @@ func TestRowsPendingAreBounded(t *testing.T) {
 		mustClose(t, j)
 	})
 }
+
+// TestListOfManyPages: the time that a list may take is each page's, and what is listed twice is counted once.
+func TestListOfManyPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := sim.New(1)
+		j := mustOpen(t, config(b))
+		defer mustClose(t, j)
+		for i := range 4500 {
+			if err := b.Put(ctx, fmt.Sprintf("%sx%04d", segment.LogPrefix(testCell), i), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		failed := map[string]bool{}
+		b.OnOp(func(op sim.Op, key string, attempt int) sim.Fault {
+			if op != sim.OpList {
+				return sim.Fault{}
+			}
+			if attempt%3 == 0 {
+				failed[key] = true
+				return sim.Fault{Err: sim.ErrFault}
+			}
+			return sim.Fault{Slow: listTimeout / 2}
+		})
+		q, err := j.Quarantine(ctx)
+		b.OnOp(nil)
+		if err != nil || q.Count != 4500 || len(failed) == 0 {
+			t.Fatalf("%d objects in quarantine, %d lists failed: %v", q.Count, len(failed), err)
+		}
+	})
+}
