@@ -54,8 +54,9 @@ func (j *Journal) condemn(ctx context.Context, all []Candidate) (n int, size uin
 		var bytes uint64
 		t, err := j.Append(ctx, func(tx *Tx) error {
 			did, bytes = 0, 0
+			oldest := tx.j.oldest()
 			for len(all) > 0 && tx.layer.Size() < maxCondemn {
-				ok, err := tx.condemn(all[0])
+				ok, err := all[0].condemn(tx.Reader(), tx.now, oldest, tx.Record)
 				if err != nil {
 					return err
 				}
@@ -83,24 +84,33 @@ func (j *Journal) condemn(ctx context.Context, all []Candidate) (n int, size uin
 	return n, size, nil
 }
 
-// condemn adds the record of one candidate, if it may be condemned now.
-func (t *Tx) condemn(c Candidate) (bool, error) {
-	s, ok, err := t.Reader().Session(c.Block.Session)
+// oldest returns the journal time since when the oldest open session of each vault that has one is open. mu is held.
+func (j *Journal) oldest() map[holdfast.VaultID]int64 {
+	oldest := map[holdfast.VaultID]int64{}
+	for _, o := range j.open {
+		if at, ok := oldest[o.vault]; !ok || o.start < at {
+			oldest[o.vault] = o.start
+		}
+	}
+	return oldest
+}
+
+// condemn has record add the record of a candidate, if it may be condemned now. Sessions whose open record comes later in
+// the journal than those that oldest knows find the block gone already.
+func (c Candidate) condemn(r view.Reader, now int64, oldest map[holdfast.VaultID]int64, record func(segment.Record) error) (bool, error) {
+	s, ok, err := r.Session(c.Block.Session)
 	if err != nil {
 		return false, err
 	}
 	if !ok {
 		return false, fmt.Errorf("block %s: %w: %s", c.Name, view.ErrNoSession, c.Block.Session)
 	}
-	// Sessions whose open record comes later in the journal find the block gone already.
-	oldest := t.now
-	for _, o := range t.j.open {
-		if o.vault == s.Vault {
-			oldest = min(oldest, o.start)
-		}
+	start := now
+	if at, ok := oldest[s.Vault]; ok {
+		start = min(now, at)
 	}
-	err = t.Record(segment.Condemned{
-		Session: c.Block.Session, Name: c.Name, Place: c.Block.Pos, Off: c.Block.Off, Before: view.CondemnableBefore(oldest),
+	err = record(segment.Condemned{
+		Session: c.Block.Session, Name: c.Name, Place: c.Block.Pos, Off: c.Block.Off, Before: view.CondemnableBefore(start),
 	})
 	switch {
 	case errors.Is(err, view.ErrMoved), errors.Is(err, view.ErrReferenced), errors.Is(err, view.ErrTooYoung):

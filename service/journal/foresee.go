@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"holdfast"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 )
@@ -37,7 +36,10 @@ func (j *Journal) Foresee(ctx context.Context, max int) (f Foreseen, err error) 
 	}
 	defer snap.Close()
 	layer := view.NewLayer(snap)
-	now, starts := j.starts()
+	now := j.Now()
+	j.mu.RLock()
+	oldest := j.oldest()
+	j.mu.RUnlock()
 	at := segment.Position{Epoch: j.claim.Epoch, Seq: 1<<64 - 1} // after everything
 
 	// first are those that are without references already, in pages; then come those that become so.
@@ -60,8 +62,10 @@ func (j *Journal) Foresee(ctx context.Context, max int) (f Foreseen, err error) 
 			if f.Blocks >= max {
 				break
 			}
-			ok, err := j.foresee(layer, at, now, starts, Candidate(u))
-			if err != nil {
+			ok, err := Candidate(u).condemn(view.NewReader(layer), now, oldest, func(r segment.Record) error {
+				return view.Apply(layer, at, now, r, j.logPub)
+			})
+			if err != nil && !errors.Is(err, view.ErrNoSession) { // it was opened after the snapshot
 				return f, fmt.Errorf("foresee what would be condemned: %w", err)
 			}
 			if ok {
@@ -91,39 +95,6 @@ func (j *Journal) Foresee(ctx context.Context, max int) (f Foreseen, err error) 
 		return f, err
 	}
 	return f, ctx.Err()
-}
-
-// starts returns the journal time, and since when the oldest open session of each vault that has one is open.
-func (j *Journal) starts() (now int64, oldest map[holdfast.VaultID]int64) {
-	j.mu.RLock()
-	defer j.mu.RUnlock()
-	oldest = map[holdfast.VaultID]int64{}
-	for _, o := range j.open {
-		if at, ok := oldest[o.vault]; !ok || o.start < at {
-			oldest[o.vault] = o.start
-		}
-	}
-	return max(j.time, j.now()), oldest
-}
-
-// foresee condemns a candidate in layer, if it may be condemned.
-func (j *Journal) foresee(layer *view.Layer, at segment.Position, now int64, starts map[holdfast.VaultID]int64, c Candidate) (bool, error) {
-	s, ok, err := view.NewReader(layer).Session(c.Block.Session)
-	if err != nil || !ok {
-		return false, err
-	}
-	oldest := now
-	if start, ok := starts[s.Vault]; ok {
-		oldest = min(oldest, start)
-	}
-	err = view.Apply(layer, at, now, segment.Condemned{
-		Session: c.Block.Session, Name: c.Name, Place: c.Block.Pos, Off: c.Block.Off, Before: view.CondemnableBefore(oldest),
-	}, j.logPub)
-	switch {
-	case errors.Is(err, view.ErrMoved), errors.Is(err, view.ErrReferenced), errors.Is(err, view.ErrTooYoung):
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // Written returns the journal time of a segment's last record, ms, with one request.

@@ -232,7 +232,7 @@ func (w *freeing) condemn() {
 	w.must(w.j.MayDelete(context.Background()))
 	_, err := w.j.Append(context.Background(), func(tx *Tx) error {
 		for _, c := range w.proposed {
-			if _, err := tx.condemn(c); err != nil {
+			if _, err := c.condemn(tx.Reader(), tx.now, tx.j.oldest(), tx.Record); err != nil {
 				return err
 			}
 		}
