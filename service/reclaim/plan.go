@@ -85,7 +85,7 @@ func (p *plan) clean() error {
 	var all []view.Segment
 	seen := map[segment.Position]bool{}
 	add := func(s view.Segment) {
-		if s = p.as(s); !seen[s.Key.Position] && (s.Blocks == 0 || s.Bytes*100 <= uint64(p.cfg.Share)*s.Body()) {
+		if !seen[s.Key.Position] && (s.Blocks == 0 || s.Bytes*100 <= uint64(p.cfg.Share)*s.Body()) {
 			seen[s.Key.Position] = true
 			all = append(all, s)
 		}
@@ -100,7 +100,7 @@ func (p *plan) clean() error {
 			return fmt.Errorf("find what is to be cleaned: %w", err)
 		}
 		for _, s := range page {
-			add(s)
+			add(p.as(s))
 		}
 		if next == nil || len(all) >= maxPlanned {
 			p.r.More = p.r.More || next != nil
@@ -109,7 +109,7 @@ func (p *plan) clean() error {
 		after = next
 	}
 	slices.SortFunc(all, func(a, b view.Segment) int {
-		return cmp.Or(cmp.Compare(dead(a), dead(b)), a.Key.Position.Compare(b.Key.Position))
+		return cmp.Or(cmp.Compare(class(a), class(b)), a.Key.Position.Compare(b.Key.Position))
 	})
 	var records, sparse []view.Segment
 	for _, s := range all {
@@ -136,12 +136,10 @@ func (p *plan) clean() error {
 // maxPlanned bounds the segments that a plan looks at to be cleaned.
 const maxPlanned = 10_000
 
-// dead returns the class of a segment by how much of it is live, as the view sorts them.
-func dead(s view.Segment) uint64 {
-	if s.Blocks == 0 {
-		return 0
-	}
-	return s.Bytes * 16 / s.Body()
+// class returns the class of a segment by how much of it is live: of each that is planned, something is dead.
+func class(s view.Segment) byte {
+	c, _ := s.SparseClass()
+	return c
 }
 
 // retire notes that s will be.

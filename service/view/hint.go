@@ -27,8 +27,9 @@ const (
 	Tiny = 1 << 20
 )
 
-// sparseClass returns the class of a segment; ok is false if nothing of it is dead.
-func (s Segment) sparseClass() (class byte, ok bool) {
+// SparseClass returns the class of a segment by how much of it is live, from 0 for nothing on: the order of Store.Sparse. It
+// says no if nothing of it is dead.
+func (s Segment) SparseClass() (class byte, ok bool) {
 	body := s.Body()
 	switch {
 	case s.Blocks == 0:
@@ -81,7 +82,7 @@ func hints[K string | []byte](k K, v []byte, put func(key, value []byte) error) 
 		if r.Done() != nil {
 			return nil // whoever reads the row says so
 		}
-		if class, ok := s.sparseClass(); ok {
+		if class, ok := s.SparseClass(); ok {
 			if err := put(sparseKey(class, k[1:]), []byte{}); err != nil {
 				return err
 			}
@@ -212,7 +213,7 @@ func (s *Store) Sparse(percent int, after []byte, max int) (all []Segment, next 
 	}
 	for _, h := range keys {
 		x, ok, err := s.hintedSegment(h, func(x Segment) bool {
-			class, ok := x.sparseClass()
+			class, ok := x.SparseClass()
 			return ok && class == h[2]
 		})
 		if err != nil {
