@@ -576,29 +576,50 @@ func (l *loader) series(id holdfast.SeriesID) error {
 // in memory, while everybody else waits.
 const maxNamed = 1 << 15
 
-// named adds the whole series of every archive that a record names.
-func (l *loader) named(t history.Type, fields []byte) error {
+// named adds every archive that a record names, and, if the rule looks at them, all others of its series.
+func (l *loader) named(t history.Type, fields []byte, whole bool) error {
 	ids, bad := history.ParseIDs(t, fields)
 	if bad != nil {
 		return nil // left to Check, which refuses it
 	}
+	left, counted := int64(maxNamed), map[holdfast.SeriesID]bool{}
 	for _, id := range ids {
 		a, ok, err := l.archive(id)
-		if err == nil && ok && !l.have[a.Commit.Series] {
-			var s seriesRow
-			s, _, err = loadSeries(l.rows, l.v.ID, a.Commit.Series)
-			if left := maxNamed - len(l.part.Archives); err == nil && int64(s.archives) > int64(left) {
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue // left to Check, too
+		}
+		if id := a.Commit.Series; !counted[id] {
+			counted[id] = true
+			s, _, err := loadSeries(l.rows, l.v.ID, id)
+			if err != nil {
+				return err
+			}
+			if left -= int64(s.archives); left < 0 {
 				return fmt.Errorf("%w: the series of the archives that it names have more than %d archives together; name fewer series in one record", history.ErrFormat, maxNamed)
 			}
 		}
-		if err == nil && ok {
-			err = l.series(a.Commit.Series)
-		}
-		if err != nil {
+		if !whole {
+			l.part.Archives = append(l.part.Archives, a)
+		} else if err := l.series(a.Commit.Series); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// wholeSeries reports whether the rule for a record that names archives looks at the others of their series: what the owner
+// deletes or brings back, and what is purged, depends on nothing but itself.
+func wholeSeries(v *history.Vault, b history.Body) bool {
+	switch b.Type {
+	case history.TypeDelete:
+		return b.Signer != history.SignerOf(v.Genesis.OwnerKey[:])
+	case history.TypeUndelete, history.TypePurge:
+		return false
+	}
+	return true
 }
 
 // loadPart returns as much of the vault as history.Vault.Check looks at for a record with that body.
@@ -644,7 +665,7 @@ func loadPart(rows Rows, v Vault, body history.Body) (*history.Vault, error) {
 			err = errors.Join(err, l.wraps(w.Session))
 		}
 	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge:
-		err = errors.Join(err, l.named(body.Type, body.Fields))
+		err = errors.Join(err, l.named(body.Type, body.Fields, wholeSeries(l.part, body)))
 	case history.TypeConfirm:
 		if c, bad := history.ParseConfirm(body.Fields); bad == nil {
 			s, ok, bad := loadSeries(rows, v.ID, c.Series)

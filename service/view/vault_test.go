@@ -379,6 +379,78 @@ func TestManyArchivesAtOnce(t *testing.T) {
 	w.accept(c, c.ByOwner(history.TypeDelete, history.IDs{r.ID()}.Encode()))
 }
 
+// counted counts what is read.
+type counted struct {
+	Rows
+	n int
+}
+
+func (c *counted) Get(key []byte) ([]byte, error) {
+	c.n++
+	return c.Rows.Get(key)
+}
+
+// What the owner deletes or brings back, and what is purged, is looked at alone, however many archives its series has: a probe
+// that deletes every few minutes what it stored before has thousands that wait to be purged. The rules for machines and policies
+// look at all of them.
+func TestNamedArchivesAlone(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	w.accept(c, c.Open())
+	var ids []holdfast.RecordID
+	for i := range 50 {
+		ids = append(ids, w.archived(c, i).ID())
+	}
+	some := history.SortIDs(slices.Clone(ids[:2])).Encode()
+	reads := func(r history.Record) (gets, archives int) {
+		t.Helper()
+		body, err := history.ParseBody(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, _, err := loadVault(w.rows, c.Vault)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := &counted{Rows: w.rows}
+		part, err := loadPart(rows, v, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rows.n, len(part.Archives)
+	}
+	for what, r := range map[string]history.Record{
+		"the owner deletes":      c.ByOwner(history.TypeDelete, some),
+		"the owner brings back":  c.ByOwner(history.TypeUndelete, some),
+		"a machine brings back":  c.Signed(history.TypeUndelete, some),
+		"the service purges":     c.ByService(history.TypePurge, some),
+		"the owner deletes more": c.ByOwner(history.TypeDelete, history.SortIDs(append(slices.Clone(ids[:2]), holdfast.RecordID{1})).Encode()),
+	} {
+		if gets, archives := reads(r); archives != 2 || gets > 12 {
+			t.Errorf("%s: %d archives of 2, %d rows", what, archives, gets)
+		}
+	}
+	for what, r := range map[string]history.Record{
+		"a machine deletes":   c.Signed(history.TypeDelete, some),
+		"the service expires": c.ByService(history.TypeExpire, some),
+	} {
+		if _, archives := reads(r); archives != len(ids) {
+			t.Errorf("%s: %d archives of %d", what, archives, len(ids))
+		}
+	}
+	// They are refused and accepted as before.
+	w.refuse(w.entry(c.ByService(history.TypePurge, some), c.Vault), history.ErrState)
+	w.accept(c, c.ByOwner(history.TypeDelete, some))
+	w.refuse(w.entry(c.ByOwner(history.TypeDelete, some), c.Vault), history.ErrState)
+	w.refuse(w.entry(c.ByService(history.TypePurge, some), c.Vault), history.ErrTooEarly)
+	w.now += 8 * dayMS
+	w.accept(c, c.ByService(history.TypePurge, some))
+	w.refuse(w.entry(c.ByOwner(history.TypeUndelete, some), c.Vault), history.ErrState)
+	if n := len(w.archives(c.Vault).Archives); n != len(ids)-2 {
+		t.Errorf("%d archives are left", n)
+	}
+}
+
 func TestVaultsAreNumbered(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.enrolled(1), w.enrolled(2)
