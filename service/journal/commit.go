@@ -239,12 +239,17 @@ func impossible(e never.Event) error {
 	return errors.New(e.String())
 }
 
-// confirm reads the epoch object and returns nil if it names our claim. It returns ErrLost once two reads
-// agreed on another claim, so that one flipped bit does not end the process.
+// agreed is how many reads in a row must show the same other claim before ours is lost. The object has no check sum: two
+// reads of many thousands, each with a bit flipped, come to agree.
+const agreed = 3
+
+// confirm reads the epoch object and returns nil if it names our claim. It returns ErrLost once some reads
+// agreed on another claim, so that flipped bits do not end the process.
 func (j *Journal) confirm(ctx context.Context, patience time.Duration) (err error) {
 	e := j.trouble.begin("read the epoch object")
 	defer func() { e.end(err == nil) }()
 	var other []byte
+	reads := 0 // that showed other
 	return persist(ctx, patience, getTimeout, func(ctx context.Context) (err error) {
 		defer func() {
 			if err != nil {
@@ -263,7 +268,9 @@ func (j *Journal) confirm(ctx context.Context, patience time.Duration) (err erro
 			return err
 		}
 		if !bytes.Equal(raw, other) {
-			other = raw
+			other, reads = raw, 0
+		}
+		if reads++; reads < agreed {
 			return fmt.Errorf("the epoch object names epoch %d of host %x", c.Epoch, c.Host)
 		}
 		return final{fmt.Errorf("%w: epoch %d of host %x", ErrLost, c.Epoch, c.Host)}
