@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -40,9 +39,7 @@ blocks its machines asked about before uploading. The service must be running.`,
 			}
 			out := c.OutOrStdout()
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				return e.Encode(append([]admin.Account{}, all...))
+				return printJSON(out, append([]admin.Account{}, all...))
 			}
 			for _, a := range all {
 				_, err = fmt.Fprintf(out, "%s\n  %d blocks, %d bytes, billed as %d; asked about %d\n", a.Name, a.Blocks, a.StoredBytes, a.BilledBytes, a.Asked)

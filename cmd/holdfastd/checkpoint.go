@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"holdfast/service/admin"
 	"holdfast/service/config"
 	"holdfast/service/jobs"
 	"holdfast/service/journal"
@@ -69,33 +67,27 @@ func checkpointCommand() *cobra.Command {
 		Use:   "checkpoint --data DIR --now",
 		Short: "Write the view into the bucket, so that a start is quick, now",
 		Long: `Write the view into the bucket, so that a start is quick, while the service is running. The service does so by
-itself, once a day if enough was added unless config.toml says otherwise; with --now it does so at once, and a breaker that has
-stopped the job is closed.
+itself, once a day if enough was added unless config.toml says otherwise; with --now it does so at once, and a breaker
+that has stopped the job is closed.
 
-A checkpoint is read back and compared with the view before it counts. Then all but the two newest are removed. Nothing is
-lost without one: a start reads everything that it needs from the segments, which takes longer. It may be
+A checkpoint is read back and compared with the view before it counts. Then all but the two newest are removed. Nothing
+is lost without one: a start reads everything that it needs from the segments, which takes longer. It may be
 interrupted at any time.`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
 				return err
 			}
-			if !now {
-				return usageError{fmt.Errorf("say --now; the service does it by itself otherwise, see %s --help", c.CommandPath())}
+			if err := atOnce(c, now, "--now"); err != nil {
+				return err
 			}
-			ran, err := admin.RunJob(c.Context(), dir, checkpointJob)
+			r, _, err := runJob[checkpointReport](c.Context(), dir, checkpointJob)
 			if err != nil {
 				return err
 			}
-			var r checkpointReport
-			if err := json.Unmarshal(ran.Report, &r); err != nil {
-				return fmt.Errorf("read the service's answer: %w", err)
-			}
 			out := c.OutOrStdout()
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				return e.Encode(r)
+				return printJSON(out, r)
 			}
 			fmt.Fprintf(out, "checkpoint  %d rows, %d bytes in %v\nposition    %s\ndigest      %s\n",
 				r.Rows, r.Bytes, time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond), r.Position, r.Digest)
@@ -105,8 +97,6 @@ interrupted at any time.`,
 			return nil
 		},
 	}
-	dataFlag(c, &dir)
-	c.Flags().BoolVar(&now, "now", false, "do it at once")
-	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
+	jobFlags(c, &dir, &now, &asJSON)
 	return c
 }

@@ -2,12 +2,16 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"holdfast/service/admin"
 	"holdfast/service/config"
@@ -54,6 +58,32 @@ func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, sp
 			scrub.ShadowJob(shadow, set.Shadow.Every.Duration),
 		},
 	}), freeing
+}
+
+// jobFlags gives a command that runs a job its flags.
+func jobFlags(c *cobra.Command, dir *string, now, asJSON *bool) {
+	dataFlag(c, dir)
+	c.Flags().BoolVar(now, "now", false, "do it at once")
+	c.Flags().BoolVar(asJSON, "json", false, "for programs")
+}
+
+// atOnce refuses to run a job unless that was said, by one of the flags.
+func atOnce(c *cobra.Command, now bool, flags string) error {
+	if !now {
+		return usageError{fmt.Errorf("say %s; the service does it by itself otherwise, see %s --help", flags, c.CommandPath())}
+	}
+	return nil
+}
+
+// runJob has the running service give a job a turn, and returns the report, which is an R.
+func runJob[R any](ctx context.Context, dir, name string) (r R, ran admin.Ran, err error) {
+	if ran, err = admin.RunJob(ctx, dir, name); err != nil {
+		return r, ran, err
+	}
+	if err = json.Unmarshal(ran.Report, &r); err != nil {
+		err = fmt.Errorf("read the service's answer: %w", err)
+	}
+	return r, ran, err
 }
 
 // share returns the percentage of the configuration as package reclaim wants it.

@@ -5,8 +5,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -153,6 +155,13 @@ func required(c *cobra.Command, flags ...string) error {
 		}
 	}
 	return nil
+}
+
+// printJSON writes what a command has to say to programs.
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 func notThere(err error, dir string) error {

@@ -112,11 +112,16 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// TestHelp: every command says what it is for, and the usage names its flags.
+// TestHelp: every command says what it is for, in lines that fit a terminal.
 func TestHelp(t *testing.T) {
 	for _, c := range command().Commands() {
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
 			t.Errorf("%s: %q", c.Name(), c.Short)
+		}
+		for line := range strings.Lines(c.Long) {
+			if len(line) > 132 {
+				t.Errorf("%s: a line of %d characters: %s", c.Name(), len(line), line)
+			}
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -21,8 +20,8 @@ unless config.toml says otherwise; with --now it does so at once, and a breaker 
 
 Blocks that no archive needs and that no running backup may rely on are condemned; segments that are mostly dead are
 cleaned, which copies what is live in them to others; segments without live blocks are retired, and deleted after
-seven days. With --dry-run it says what it would do, and changes nothing. Nothing is freed while deleting is frozen. It may be interrupted at any time: the service ends what it
-has begun, and goes on when it is due.`,
+seven days. Nothing is freed while deleting is frozen. With --dry-run it says what it would do, and changes nothing. It
+may be interrupted at any time: the service ends what it has begun, and goes on when it is due.`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
@@ -35,37 +34,29 @@ has begun, and goes on when it is due.`,
 				}
 				return printReclaim(c, r, asJSON)
 			}
-			if !now {
-				return usageError{fmt.Errorf("say --now or --dry-run; the service does it by itself otherwise, see %s --help", c.CommandPath())}
+			if err := atOnce(c, now, "--now or --dry-run"); err != nil {
+				return err
 			}
 			var sum reclaim.Report
 			for more := true; more; more = sum.More {
-				ran, err := admin.RunJob(c.Context(), dir, reclaim.JobName)
+				r, _, err := runJob[reclaim.Report](c.Context(), dir, reclaim.JobName)
 				if err != nil {
 					return err
-				}
-				var r reclaim.Report
-				if err := json.Unmarshal(ran.Report, &r); err != nil {
-					return fmt.Errorf("read the service's answer: %w", err)
 				}
 				sum = sum.Plus(r)
 			}
 			return printReclaim(c, sum, asJSON)
 		},
 	}
-	dataFlag(c, &dir)
-	c.Flags().BoolVar(&now, "now", false, "do it at once")
+	jobFlags(c, &dir, &now, &asJSON)
 	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what there is to be done, with or without --now")
-	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
 	return c
 }
 
 func printReclaim(c *cobra.Command, r reclaim.Report, asJSON bool) error {
 	out := c.OutOrStdout()
 	if asJSON {
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
+		return printJSON(out, r)
 	}
 	lines := []struct {
 		what, of string

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -29,18 +28,14 @@ their content. Exit code 4 if anything is damaged still.`,
 			if err := required(c, "data"); err != nil {
 				return err
 			}
-			if !now {
-				return usageError{fmt.Errorf("say --now; the service does it by itself otherwise, see %s --help", c.CommandPath())}
+			if err := atOnce(c, now, "--now"); err != nil {
+				return err
 			}
 			var sum scrub.Report
 			for {
-				ran, err := admin.RunJob(c.Context(), dir, scrub.JobName)
+				r, _, err := runJob[scrub.Report](c.Context(), dir, scrub.JobName)
 				if err != nil {
 					return err
-				}
-				var r scrub.Report
-				if err := json.Unmarshal(ran.Report, &r); err != nil {
-					return fmt.Errorf("read the service's answer: %w", err)
 				}
 				if sum = sum.Plus(r); sum.Done || r.Stopped != "" {
 					break
@@ -53,9 +48,7 @@ their content. Exit code 4 if anything is damaged still.`,
 			sum.Known = st.Damaged
 			out := c.OutOrStdout()
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				err = e.Encode(sum)
+				err = printJSON(out, sum)
 			} else {
 				_, err = fmt.Fprintf(out, "%s\n%d bytes read; damaged and not stored anew: %d blocks\n", sum.Found, sum.Read, sum.Known)
 				if err == nil && sum.Stopped != "" {
@@ -68,9 +61,7 @@ their content. Exit code 4 if anything is damaged still.`,
 			return err
 		},
 	}
-	dataFlag(c, &dir)
-	c.Flags().BoolVar(&now, "now", false, "do it at once")
-	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
+	jobFlags(c, &dir, &now, &asJSON)
 	return c
 }
 
@@ -90,19 +81,16 @@ If they differ, nothing is deleted any more, and if a second comparison says so 
 			if err := required(c, "data"); err != nil {
 				return err
 			}
-			if !now {
-				return usageError{fmt.Errorf("say --now; the service does it by itself otherwise, see %s --help", c.CommandPath())}
+			if err := atOnce(c, now, "--now"); err != nil {
+				return err
 			}
 			began := time.Now()
 			var s scrub.ShadowState
 			var ran admin.Ran
 			for {
 				var err error
-				if ran, err = admin.RunJob(c.Context(), dir, scrub.ShadowName); err != nil {
+				if s, ran, err = runJob[scrub.ShadowState](c.Context(), dir, scrub.ShadowName); err != nil {
 					return err
-				}
-				if err := json.Unmarshal(ran.Report, &s); err != nil {
-					return fmt.Errorf("read the service's answer: %w", err)
 				}
 				if !ran.More || s.Differed > 0 {
 					break
@@ -111,9 +99,7 @@ If they differ, nothing is deleted any more, and if a second comparison says so 
 			out := c.OutOrStdout()
 			var err error
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				err = e.Encode(s)
+				err = printJSON(out, s)
 			} else {
 				_, err = fmt.Fprintln(out, ran.Text)
 			}
@@ -127,9 +113,7 @@ If they differ, nothing is deleted any more, and if a second comparison says so 
 			return err
 		},
 	}
-	dataFlag(c, &dir)
-	c.Flags().BoolVar(&now, "now", false, "do it at once")
-	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
+	jobFlags(c, &dir, &now, &asJSON)
 	return c
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -28,9 +27,7 @@ func statusCommand() *cobra.Command {
 			}
 			out := c.OutOrStdout()
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				err = e.Encode(st)
+				err = printJSON(out, st)
 			} else {
 				_, err = fmt.Fprintf(out, "%s at %s since %s\ncell      %s\nbucket    %s\njournal   %s, %d segments\nblocks    %d, %d bytes\nsessions  %d\n",
 					st.State, st.Address, st.Started.Format(time.RFC3339), st.Cell, st.Bucket, st.Position, st.Segments, st.Blocks, st.Bytes, st.Sessions)

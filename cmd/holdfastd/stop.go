@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,9 +69,7 @@ directory, changes nothing, and needs neither the bucket nor room on the disk.`,
 				return err
 			}
 			if asJSON {
-				e := json.NewEncoder(c.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(r)
+				return printJSON(c.OutOrStdout(), r)
 			}
 			return r.print(c.OutOrStdout(), dir)
 		},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -33,9 +32,7 @@ no harm. Other objects that do not belong in the bucket are listed and left alon
 			}
 			out := c.OutOrStdout()
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				return e.Encode(q)
+				return printJSON(out, q)
 			}
 			for _, o := range q.Objects {
 				left := ""
