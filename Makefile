@@ -2,6 +2,7 @@
 # make build  the programs, into bin/
 # make test   everything a change must pass: vet, staticcheck, tests, fuzzing
 # make sim    many seeds of the simulation: SEEDS=2000 and TOWNS=100, or as you say
+# make orders every order of what frees and what needs, enumerated; a quarter of an hour
 # make sim-year  a simulated year of 200 customers, with its figures
 # make help   the targets
 
@@ -26,7 +27,7 @@ LONGEST := ./e2e ./sim ./service/journal ./docs/models
 SEEDS ?= 2000
 TOWNS ?= 100
 
-.PHONY: help demo build test static tests vet staticcheck unit race fuzz sim sim-year clean
+.PHONY: help demo build test static tests vet staticcheck unit race fuzz sim orders sim-year clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -92,6 +93,11 @@ unit:
 
 sim:
 	@s=$$(mktemp); { $(GO) test ./sim -run '^(TestSeeds|TestTowns)$$' -seeds $(SEEDS) -towns $(TOWNS) -timeout 10h -v 2>&1; echo $$? >$$s; } \
+		| grep -v '^ *\(===\|--- PASS\).*/'; r=$$(cat $$s); rm -f $$s; exit $$r
+
+# One order again: HOLDFAST_ORDERS="0 0 1" go test ./service/journal -run '^TestScenarioS10WholeLife$' -v
+orders:
+	@s=$$(mktemp); { HOLDFAST_ORDERS=all $(GO) test ./service/journal -run '^TestScenarioS(4|6|10)' -timeout 10h -v 2>&1; echo $$? >$$s; } \
 		| grep -v '^ *\(===\|--- PASS\).*/'; r=$$(cat $$s); rm -f $$s; exit $$r
 
 sim-year:

@@ -201,29 +201,64 @@ func replaySizes(b *testing.B) int {
 	return n
 }
 
+// bundle writes bundles of all trailers that are there, as Journal.Bundle does.
+func (w *writer) bundle() {
+	ctx, cfg := context.Background(), config(w.on)
+	ch, err := findChain(ctx, cfg, 1<<63, anyChain)
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	b := segment.NewBundleBuilder(testCell)
+	put := func() error {
+		k, body := b.Finish([8]byte{})
+		b = segment.NewBundleBuilder(testCell)
+		return w.on.Put(ctx, k.String(), body)
+	}
+	err = ch.all().each(ctx, cfg, func(r raw) error {
+		trailer, err := w.on.Get(ctx, r.key.String(), r.size-int64(r.key.Trailer), int64(r.key.Trailer))
+		if err == nil && !b.Fits(len(trailer)) {
+			err = put()
+		}
+		return errors.Join(err, b.Add(trailer))
+	})
+	if err = errors.Join(err, put()); err != nil {
+		w.b.Fatal(err)
+	}
+}
+
 // BenchmarkReplay makes a view on disk from the trailers of a journal of HOLDFAST_BLOCKS blocks (100,000, if it is
-// not set) that lies in a directory: with 64 blocks in a segment, as those of 256 KiB, and with 2,500.
+// not set) that lies in a directory: with 64 blocks in a segment, as those of 256 KiB, and with 2,500; and with 64 from
+// bundles. The log is listed as well.
 //
 // It reports blocks a second, the time of processors that each took, and the most memory that the process had resident.
 func BenchmarkReplay(b *testing.B) {
 	blocks := replaySizes(b)
-	for _, per := range []int{64, 2500} {
-		b.Run(fmt.Sprintf("blocks=%d/segment=%d", blocks, per), func(b *testing.B) {
-			w := newWriter(b, per, 64)
+	for _, form := range []struct {
+		per     int
+		bundled bool
+	}{{64, false}, {64, true}, {2500, false}} {
+		b.Run(fmt.Sprintf("blocks=%d/segment=%d/bundled=%v", blocks, form.per, form.bundled), func(b *testing.B) {
+			w := newWriter(b, form.per, 64)
 			w.backups(blocks)
-			cfg := config(w.on)
-			ch, err := findChain(context.Background(), cfg, 1<<63, anyChain)
-			if err != nil {
-				b.Fatal(err)
+			if form.bundled {
+				w.bundle()
 			}
+			time.Sleep(4 * time.Second) // as before a start: nothing is written any more
+			cfg := config(w.on)
 			var peak uint64
 			n := 0
-			var used time.Duration
+			var used, listing time.Duration
 			b.ResetTimer()
 			for b.Loop() {
 				viewDir := filepath.Join(b.TempDir(), "view")
 				stop := watchHeap(&peak)
 				used -= cpuTime()
+				began := time.Now()
+				ch, err := findChain(context.Background(), cfg, 1<<63, anyChain)
+				if err != nil {
+					b.Fatal(err)
+				}
+				listing += time.Since(began)
 				store, err := view.Open(viewDir)
 				if err != nil {
 					b.Fatal(err)
@@ -243,6 +278,7 @@ func BenchmarkReplay(b *testing.B) {
 			}
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "blocks/s")
 			b.ReportMetric(float64(used.Nanoseconds())/1e3/float64(n), "cpu-us/block")
+			b.ReportMetric(float64(listing.Milliseconds())/float64(b.N), "ms-listing")
 			b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
 		})
 	}

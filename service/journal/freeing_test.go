@@ -82,14 +82,22 @@ func (w *freeing) must(err error) {
 	}
 }
 
+// cell is what a freeing left, to begin others with.
+type cell struct {
+	store *sim.Store
+	ahead time.Duration
+}
+
+func (w *freeing) cell() *cell { return &cell{w.store, w.ahead} }
+
 // newFreeing returns the cell with A0 in it, on a copy of base if that is not nil.
-func newFreeing(t *testing.T, base *sim.Store) *freeing {
+func newFreeing(t *testing.T, base *cell) *freeing {
 	w := &freeing{T: t}
 	if base == nil {
 		w.bucket = sim.New(1)
 		w.store = w.bucket.Store()
 	} else {
-		w.store = base.Clone()
+		w.store, w.ahead = base.store.Clone(), base.ahead
 		w.bucket = w.store.Connect(1)
 	}
 	w.j = w.process()
@@ -105,7 +113,8 @@ func newFreeing(t *testing.T, base *sim.Store) *freeing {
 		w.must(w.c.record(ctx, w.c.Open()))
 		w.must(w.c.upload(ctx, w.chunkB, w.rootB, w.chunk, w.root0))
 		w.must(w.c.record(ctx, w.c.Commit(w.rootB.Name)))
-		w.must(w.c.record(ctx, w.c.Commit(w.root0.Name)))
+		w.old = w.c.Commit(w.root0.Name)
+		w.must(w.c.record(ctx, w.old))
 		w.must(w.j.Close(ctx))
 		return w
 	}
@@ -117,7 +126,22 @@ func newFreeing(t *testing.T, base *sim.Store) *freeing {
 	for len(raw) > 0 {
 		var e history.Entry
 		e, raw = cutEntry(t, raw)
-		w.old = e.Record // the last one is the commit
+		if b, err := history.ParseBody(e.Record.Body); err != nil || b.Type == history.TypeCommit {
+			w.must(err)
+			w.old = e.Record // the last one
+		}
+	}
+	return w
+}
+
+// newDead returns the cell of freeing in which A0 is purged: a good part of it can be freed. base is one of newDead's, or nil.
+func newDead(t *testing.T, base *cell) *freeing {
+	w := newFreeing(t, base)
+	if base == nil {
+		w = newFreeing(t, w.cell())
+		w.step("delete")
+		w.pass(week)
+		w.service(history.TypePurge)
 	}
 	return w
 }
@@ -332,15 +356,15 @@ func orders(a, b []string, fn func([]string)) {
 }
 
 // every reports whether all orders are to be run; under the race detector they would take a quarter of an hour.
-func every() bool { return part.Heavy() && !testing.Short() }
+func every() bool { return all() || part.Heavy() && !testing.Short() }
 
 // TestScenarioS10FreedWhileNeeded deduplicates against a block that is being freed, in every order of what the client,
 // the background job and the operator's luck do. The archive commits whole, or the client is told what to send
 // again and it commits whole then; and what a session was told is there stays. Every order without a restart runs; of those
 // with one a third, and in heavy runs all, with restarts at every place.
 func TestScenarioS10FreedWhileNeeded(t *testing.T) {
-	var base *sim.Store
-	synctest.Test(t, func(t *testing.T) { base = newFreeing(t, nil).store })
+	var base *cell
+	synctest.Test(t, func(t *testing.T) { base = newFreeing(t, nil).cell() })
 	var all [][]string
 	restarts := 0
 	orders(clientSteps, worldSteps, func(steps []string) {
@@ -366,7 +390,7 @@ func TestScenarioS10FreedWhileNeeded(t *testing.T) {
 	}
 }
 
-func freedWhileNeeded(t *testing.T, base *sim.Store, steps []string, rebuild bool) {
+func freedWhileNeeded(t *testing.T, base *cell, steps []string, rebuild bool) {
 	w := newFreeing(t, base)
 	defer func() {
 		w.j.Close(context.Background())

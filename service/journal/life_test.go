@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"holdfast"
-	"holdfast/history"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/segment"
 	"holdfast/service/view"
@@ -74,13 +73,10 @@ type life struct {
 // lifeSteps are the client's.
 var lifeSteps = []string{"have", "child", "parent", "commit"}
 
-func newLife(t *testing.T, base *sim.Store) *life {
-	w := &life{freeing: newFreeing(t, base)}
+func newLife(t *testing.T, base *cell) *life {
+	w := &life{freeing: newDead(t, base)}
 	row, _ := w.block(w.j.Acked(), w.chunk.Name)
 	w.first, w.stored = row.Pos, row.Session
-	w.step("delete")
-	w.pass(week)
-	w.service(history.TypePurge)
 	w.begin()
 	return w
 }
@@ -168,13 +164,6 @@ func (w *life) advance() bool {
 	}
 }
 
-// finish lets the job end.
-func (w *life) finish() {
-	w.Helper()
-	w.g.end()
-	w.must(<-w.ended)
-}
-
 // crash takes the process away, with the job and what is not durable, and starts both anew.
 func (w *life) crash() {
 	w.bucket.Crash()
@@ -197,73 +186,30 @@ func (w *life) whole() {
 // retired, its trailer bundled, the object deleted, and recorded as removed, while a client makes an archive that needs
 // it, in every order of what the client does and of what the job does to the view and to the bucket, and with a crash.
 // The archive commits whole, or the client is told what to send again; and every archive reads back at any time.
-// By default a spread of the orders runs; in heavy runs many more.
+// Some hundred of the orders run, in heavy runs a few thousand, and with HOLDFAST_ORDERS=all (make orders) each; and a third of them once
+// more, with a crash, each at another place.
 func TestScenarioS10WholeLife(t *testing.T) {
-	var base *sim.Store
-	stops := 0
-	synctest.Test(t, func(t *testing.T) {
-		base = newFreeing(t, nil).store
-		w := newLife(t, base)
-		for w.advance() {
-			stops++
-		}
-		t.Logf("the job stops at: %s", strings.Join(w.where, "\n"))
-		w.finish()
-		w.j.Close(context.Background())
-	})
-	if stops < 8 {
-		t.Fatalf("the job stops only %d times", stops)
-	}
-	// An order: how often the job has stopped when the client takes each of its steps, and when the process crashes.
-	var all [][]int
-	var walk func(order []int)
-	walk = func(order []int) {
-		if len(order) == len(lifeSteps) {
-			all = append(all, append([]int{}, order...))
-			return
-		}
-		from := 0
-		if len(order) > 0 {
-			from = order[len(order)-1]
-		}
-		for n := from; n <= stops; n++ {
-			walk(append(order, n))
-		}
-	}
-	walk(nil)
-	most := 120
-	if every() {
-		most = 4000
-	}
-	stride := max(1, len(all)/most)
-	for stride > 1 && stride%2 == 0 || stride%3 == 0 && stride > 1 {
-		stride++
-	}
-	const shares = 4
+	base := newDeadCell(t)
 	seen := &tally{n: map[string]int{}}
 	t.Cleanup(func() {
-		t.Logf("%d orders; of what can become of the block: %v", len(all), seen.n)
+		t.Logf("of what can become of the block: %v", seen.n)
 		for _, what := range []string{"moved", "stored anew", "left where it was", "there after a crash"} {
-			if seen.n[what] == 0 && !t.Failed() {
+			if seen.n[what] == 0 && !t.Failed() && (said == "" || all()) {
 				t.Errorf("in no order it was %s", what)
 			}
 		}
 	})
-	for share := range shares {
-		t.Run(fmt.Sprint(share), func(t *testing.T) {
-			t.Parallel()
-			run := 0
-			for n := share * stride; n < len(all) && !t.Failed(); n += shares * stride {
-				crash := -2 // none
-				if n%3 == 0 {
-					crash = (n / 3) % (stops + 1)
-				}
-				synctest.Test(t, func(t *testing.T) { wholeLife(t, base, all[n], crash, n%16 == 0, seen) })
-				run++
-			}
-			t.Logf("%d of %d orders", run, len(all))
-		})
+	spread := 4
+	if every() {
+		spread = 2
 	}
+	explore(t, spread, func(t *testing.T, o *order) {
+		stops := 0
+		synctest.Test(t, func(t *testing.T) { stops = wholeLife(t, base, o, -1, o.n%16 == 0, seen) })
+		if crash := o.n / 3 % (stops + 1); o.n%3 == 0 {
+			synctest.Test(t, func(t *testing.T) { wholeLife(t, base, o.again(), crash, o.n%16 == 8, seen) })
+		}
+	})
 }
 
 // tally counts what happened, in runs side by side.
@@ -278,44 +224,48 @@ func (y *tally) add(what string) {
 	y.n[what]++
 }
 
-func wholeLife(t *testing.T, base *sim.Store, order []int, crash int, rebuild bool, seen *tally) {
+// wholeLife runs one order, with a crash before the job goes on from that stop, if it comes there. It returns how often the job
+// stopped.
+func wholeLife(t *testing.T, base *cell, o *order, crash int, rebuild bool, seen *tally) (stops int) {
 	w := newLife(t, base)
 	defer func() {
 		w.g.end()
 		w.j.Close(context.Background())
 		if t.Failed() {
-			t.Logf("the client's steps were at the job's stops %v, a crash at %d; the job stopped at\n%s", order, crash, strings.Join(w.where, "\n"))
+			t.Logf("a crash at %d; who was next, and where the job stopped:\n%s", crash, strings.Join(w.where, "\n"))
 		}
 	}()
-	stops := 0
-	for i, s := range lifeSteps {
-		for stops < order[i] {
-			if stops == crash {
-				w.crash()
-				crash = -1
-			}
-			if !w.advance() {
-				break
-			}
-			stops++
+	crashed, steps := false, lifeSteps
+	for running := true; running || len(steps) > 0; {
+		if running && stops == crash && !crashed {
+			w.crash()
+			crashed = true
 		}
-		w.step(s)
+		if running && (len(steps) == 0 || o.choose(2) == 0) {
+			if running = w.advance(); running {
+				stops++
+			}
+			continue
+		}
+		w.where = append(w.where, "the client: "+steps[0])
+		w.step(steps[0])
 		w.whole()
+		steps = steps[1:]
 	}
-	w.finish()
 	w.whole()
-	switch b, _ := w.block(w.j.Acked(), w.chunk.Name); {
-	case b.Pos == w.first:
+	row, _ := w.block(w.j.Acked(), w.chunk.Name)
+	switch {
+	case row.Pos == w.first:
 		seen.add("left where it was") // the client's session was open all the time, so that nothing was free
-	case b.Session == w.stored:
+	case row.Session == w.stored:
 		seen.add("moved")
 	default:
 		seen.add("stored anew")
 	}
-	if crash == -1 {
+	if crashed {
 		seen.add("there after a crash")
 	}
-	if b, _ := w.block(w.j.Acked(), w.chunk.Name); b.Pos != w.first {
+	if row.Pos != w.first {
 		for _, k := range objects(w.store) {
 			if k.Position == w.first {
 				t.Errorf("segment %s is still there", k.Position)
@@ -323,4 +273,5 @@ func wholeLife(t *testing.T, base *sim.Store, order []int, crash int, rebuild bo
 		}
 	}
 	w.check(rebuild)
+	return stops
 }

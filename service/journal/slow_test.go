@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"holdfast"
-	"holdfast/history"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/segment"
 	"holdfast/service/view"
@@ -29,23 +28,23 @@ func (w *freeing) reclaimed(j *Journal) error {
 	return reclaimAll(j, w.pass, goOn)
 }
 
-// newDead returns the cell of freeing in which A0 is purged: a good part of it can be freed.
-func newDead(t *testing.T, base *sim.Store) *freeing {
-	w := newFreeing(t, base)
-	w.step("delete")
-	w.pass(week)
-	w.service(history.TypePurge)
-	return w
+// newDeadCell returns what newDead begins others with.
+func newDeadCell(t *testing.T) (base *cell) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newDead(t, nil)
+		base = w.cell()
+		mustClose(t, w.j)
+	})
+	return base
 }
 
 // TestScenarioS4CrashInEveryJob lets the process die at each of its writes while it condemns, moves, retires, bundles, deletes and
 // removes, and makes a checkpoint, applied or not, and its disk is gone as well. What starts from the bucket alone, by a
 // checkpoint or by bundles and trailers, has the same digest; every archive is whole, and the job comes to its end.
 func TestScenarioS4CrashInEveryJob(t *testing.T) {
-	var base *sim.Store
+	base := newDeadCell(t)
 	total := 0
 	synctest.Test(t, func(t *testing.T) {
-		base = newFreeing(t, nil).store
 		w := newDead(t, base)
 		before := w.bucket.Writes()
 		w.must(w.reclaimed(w.j))
@@ -101,24 +100,28 @@ func TestScenarioS4CrashInEveryJob(t *testing.T) {
 }
 
 // TestScenarioS6PausedCleaner pauses an owner before or after any of its calls while it reclaims. Another one takes over, makes an
-// archive of what is being freed, reclaims all of it, and sweeps. When the first goes on, its deletes and whatever it wrote
+// archive of what is being freed, reclaims all of it, before or after, and sweeps. When the first goes on, its deletes and whatever it wrote
 // land; it acknowledges nothing. Nothing that is live is gone, and the journal is whole.
 func TestScenarioS6PausedCleaner(t *testing.T) {
-	var base *sim.Store
-	synctest.Test(t, func(t *testing.T) { base = newFreeing(t, nil).store })
-	step := 9
+	base := newDeadCell(t)
+	step, ways := 9, 1
 	if every() {
 		step = 1
+	}
+	if all() {
+		ways = 2
 	}
 	for _, after := range []bool{false, true} {
 		late := 0
 		for n := 1; ; n += step {
 			reached := false
-			ok := t.Run(fmt.Sprintf("call %d, after it: %v", n, after), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { reached = pausedCleaner(t, base, n, after, &late) })
-			})
-			if !ok {
-				return
+			for _, first := range []bool{n%2 == 0, n%2 != 0}[:ways] {
+				ok := t.Run(fmt.Sprintf("call %d, after it: %v, the archive first: %v", n, after, first), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { reached = pausedCleaner(t, base, n, after, first, &late) })
+				})
+				if !ok {
+					return
+				}
 			}
 			if !reached {
 				if n < 60 {
@@ -133,7 +136,7 @@ func TestScenarioS6PausedCleaner(t *testing.T) {
 	}
 }
 
-func pausedCleaner(t *testing.T, base *sim.Store, n int, after bool, late *int) bool {
+func pausedCleaner(t *testing.T, base *cell, n int, after, first bool, late *int) bool {
 	ctx := context.Background()
 	w := newDead(t, base)
 	old, was := w.j, w.bucket
@@ -160,11 +163,11 @@ func pausedCleaner(t *testing.T, base *sim.Store, n int, after bool, late *int) 
 			w.step(s)
 		}
 	}
-	if n%2 == 0 {
+	if first {
 		archive()
 	}
 	w.must(w.reclaimed(w.j))
-	if n%2 != 0 {
+	if !first {
 		archive()
 	}
 	if _, err := w.j.Sweep(ctx); err != nil {
@@ -211,8 +214,7 @@ func (c *client) lost(j *Journal) error {
 // landed late and the quarantine is swept. Its age justifies nothing: it is acknowledged in the end, and whole. What landed once
 // more of a segment that was removed is deleted, and nothing else.
 func TestScenarioS6SlowWriter(t *testing.T) {
-	var base *sim.Store
-	synctest.Test(t, func(t *testing.T) { base = newFreeing(t, nil).store })
+	base := newDeadCell(t)
 	for _, at := range []string{"before the put", "after the put", "before the epoch is read", "after the epoch is read"} {
 		t.Run(at, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { slowWriter(t, base, at) })
@@ -220,7 +222,7 @@ func TestScenarioS6SlowWriter(t *testing.T) {
 	}
 }
 
-func slowWriter(t *testing.T, base *sim.Store, at string) {
+func slowWriter(t *testing.T, base *cell, at string) {
 	ctx := context.Background()
 	w := newDead(t, base)
 	first, _ := w.block(w.j.Acked(), w.chunkB.Name)
