@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -75,18 +76,36 @@ var (
 //	make sim SEEDS=2000                                    as many seeds
 //	go test ./sim -run 'TestSeeds$' -seed 17               one, again
 func TestSeeds(t *testing.T) {
-	first, n := uint64(1), 50
-	switch {
-	case *seedFlag != "":
+	n := cmp.Or(*seedsFlag, 50)
+	if *seedsFlag == 0 && part.Heavy() {
+		n = 150
+	}
+	seen := eachSeed(t, n, func(t *testing.T, seed uint64, seen, injected *sometimes) (simulated time.Duration) {
+		synctest.Test(t, func(t *testing.T) { simulated = runSeed(t, seed, seen, injected) })
+		return simulated
+	})
+	if *seedFlag == "" {
+		seen.require(t, rare...)
+		if n >= manySeeds {
+			seen.require(t, rarer...)
+		}
+	}
+}
+
+// eachSeed runs n seeds, or the one that -seed names, as many at a time as there are processors, and returns what they came
+// to. run returns for how long it simulated.
+func eachSeed(t *testing.T, n int, run func(t *testing.T, seed uint64, seen, injected *sometimes) time.Duration) *sometimes {
+	t.Helper()
+	first := uint64(1)
+	if *seedFlag != "" {
 		s, err := strconv.ParseUint(*seedFlag, 10, 64)
 		if err != nil {
 			t.Fatalf("a seed is a number: %v", err)
 		}
 		first, n = s, 1
-	case *seedsFlag > 0:
-		n = *seedsFlag
-	case part.Heavy():
-		n = 150
+	}
+	if n < 1 {
+		t.Fatalf("%d seeds are none", n)
 	}
 	defer never.Catch(func(e never.Event) { t.Errorf("an event that must never happen: %s", e) })()
 	var seen, injected sometimes
@@ -103,9 +122,7 @@ func TestSeeds(t *testing.T) {
 					if seed >= first+uint64(n) {
 						return
 					}
-					t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-						synctest.Test(t, func(t *testing.T) { simulated.Add(int64(runSeed(t, seed, &seen, &injected))) })
-					})
+					t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { simulated.Add(int64(run(t, seed, &seen, &injected))) })
 				}
 			})
 		}
@@ -114,12 +131,7 @@ func TestSeeds(t *testing.T) {
 	hours := time.Duration(simulated.Load()).Hours()
 	t.Logf("%d seeds, %.0f simulated hours in %s: %.0f a second\nthey came to\n%sfaults injected\n%s",
 		n, hours, took.Round(time.Second), hours/took.Seconds(), &seen, &injected)
-	if *seedFlag == "" {
-		seen.require(t, rare...)
-		if n >= manySeeds {
-			seen.require(t, rarer...)
-		}
-	}
+	return &seen
 }
 
 // runSeed is one seed. It returns how much time passed.

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,8 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +22,6 @@ import (
 	"holdfast/client/remote"
 	"holdfast/client/restore"
 	"holdfast/history"
-	"holdfast/internal/never"
 	"holdfast/internal/part"
 	"holdfast/service/account"
 	"holdfast/service/bucket"
@@ -118,47 +116,13 @@ var townRare = []string{
 //	make sim TOWNS=100
 //	go test ./sim -run 'TestTowns$' -seed 3
 func TestTowns(t *testing.T) {
-	first, n := uint64(1), 6
-	switch {
-	case *seedFlag != "":
-		s, err := strconv.ParseUint(*seedFlag, 10, 64)
-		if err != nil {
-			t.Fatalf("a seed is a number: %v", err)
-		}
-		first, n = s, 1
-	case *townsFlag > 0:
-		n = *townsFlag
-	case part.Heavy():
+	n := cmp.Or(*townsFlag, 6)
+	if *townsFlag == 0 && part.Heavy() {
 		n = 20
 	}
-	defer never.Catch(func(e never.Event) { t.Errorf("an event that must never happen: %s", e) })()
-	var seen, injected sometimes
-	var simulated atomic.Int64
-	began := time.Now()
-	t.Run("all", func(t *testing.T) {
-		next := atomic.Uint64{}
-		next.Store(first)
-		for worker := range runtime.GOMAXPROCS(0) {
-			t.Run(fmt.Sprint(worker), func(t *testing.T) {
-				t.Parallel()
-				for {
-					seed := next.Add(1) - 1
-					if seed >= first+uint64(n) {
-						return
-					}
-					t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { simulated.Add(int64(runTown(t, seed, &seen, &injected))) })
-				}
-			})
-		}
-	})
-	took := time.Since(began)
-	hours := time.Duration(simulated.Load()).Hours()
-	t.Logf("%d seeds, %.0f simulated hours in %s: %.0f a second\nthey came to\n%sfaults injected\n%s",
-		n, hours, took.Round(time.Second), hours/took.Seconds(), &seen, &injected)
-	if *seedFlag == "" {
-		if n >= manyTowns {
-			seen.require(t, townRare...)
-		}
+	seen := eachSeed(t, n, runTown)
+	if *seedFlag == "" && n >= manyTowns {
+		seen.require(t, townRare...)
 	}
 }
 
