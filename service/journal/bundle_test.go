@@ -193,10 +193,7 @@ func TestBundleAndRemove(t *testing.T) {
 		l := newWeeks(b)
 		cfg := l.config(b)
 		cfg.Dir = filepath.Join(t.TempDir(), "view")
-		j := mustOpen(t, cfg)
-		if err := l.live(ctx, j); err != nil {
-			t.Fatal(err)
-		}
+		j := l.aged(t, cfg)
 		if l.bundled.Segments < 10 || l.bundled.Bundles != 1 || l.bundled.Position.Seq+1 != uint64(l.bundled.Segments) {
 			t.Errorf("bundled: %+v", l.bundled)
 		}
@@ -259,11 +256,7 @@ func TestFreeingCrashesAtEveryWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sim.New(1)
 		l := newWeeks(b)
-		j := mustOpen(t, l.config(b))
-		if err := l.live(context.Background(), j); err != nil {
-			t.Fatal(err)
-		}
-		mustClose(t, j)
+		mustClose(t, l.aged(t, l.config(b)))
 		total = b.Writes()
 	})
 	for n := 1; n <= total; n += inShort(5) {
@@ -409,14 +402,7 @@ func TestBundleDamaged(t *testing.T) {
 				ctx := context.Background()
 				b := sim.New(1)
 				l := newWeeks(b)
-				j := mustOpen(t, l.config(b))
-				for _, stage := range []func() error{
-					func() error { l.j = j; return l.drive(ctx, &l.run, 2) }, func() error { return l.retire(ctx) }, func() error { return l.bundle(ctx) },
-				} {
-					if err := stage(); err != nil {
-						t.Fatal(err)
-					}
-				}
+				j, _ := l.retired(t, b)
 				mustClose(t, j)
 				bad := bundleKeys(b.Store())[0]
 				b.Store().Damage(bad.String(), change)
@@ -638,8 +624,6 @@ func TestRemoveLate(t *testing.T) {
 		ctx := context.Background()
 		b := sim.New(1)
 		l := newWeeks(b)
-		j := mustOpen(t, l.config(b))
-		l.stage = 0
 		bodies := map[string][]byte{}
 		l.freeing = func(on bool) {
 			for _, k := range objects(b.Store()) {
@@ -648,9 +632,7 @@ func TestRemoveLate(t *testing.T) {
 				}
 			}
 		}
-		if err := l.live(ctx, j); err != nil {
-			t.Fatal(err)
-		}
+		j := l.aged(t, l.config(b))
 		l.freeing = nil
 		if err := l.retire(ctx); err != nil { // some are retired and not due
 			t.Fatal(err)
