@@ -3,7 +3,7 @@
 # make test   everything a change must pass: vet, staticcheck, tests, fuzzing
 # make sim    many seeds of the simulation: SEEDS=2000 and TOWNS=100, or as you say
 # make orders every order of what frees and what needs, enumerated; a quarter of an hour
-# make sim-year  a simulated year of 200 customers, with its figures
+# make sim-year  a simulated year of 200 customers, with its figures; YEAR=12 for a twelfth of it
 # make help   the targets
 
 SHELL := /bin/sh
@@ -26,6 +26,7 @@ LONGEST := ./e2e ./sim ./service/journal ./docs/models
 # One seed again: go test ./sim -run 'TestSeeds$' -seed N -v
 SEEDS ?= 2000
 TOWNS ?= 100
+YEAR ?= 1
 
 .PHONY: help demo build test static tests vet staticcheck unit race fuzz sim orders sim-year clean
 
@@ -101,7 +102,7 @@ orders:
 		| grep -v '^ *\(===\|--- PASS\).*/'; r=$$(cat $$s); rm -f $$s; exit $$r
 
 sim-year:
-	HOLDFAST_YEAR=1 $(GO) test ./sim -run '^TestYear$$' -timeout 3h -v
+	HOLDFAST_YEAR=$(YEAR) $(GO) test ./sim -run '^TestYear$$' -timeout 10h -v
 
 clean:
 	rm -rf bin

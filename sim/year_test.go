@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -440,7 +441,7 @@ func (y *year) look(f figures) figures {
 // probe, which stores a little, and deletes what it stored before. What the service keeps, in the bucket and to start with, is
 // bounded by what is live and not by what was ever written, and the trailers that it keeps for ever are under 0.2 % of that. By
 // default it is six weeks with four customers and a probe every four hours; HOLDFAST_YEAR=1 (make sim-year) makes it a year with
-// 200, and the probe every five minutes. Either way a customer has 640 MiB, and the probe runs as often as all customers or half
+// 200, and the probe every five minutes; HOLDFAST_YEAR=12 one with a twelfth of the customers and of the probes. Either way a customer has 640 MiB, and the probe runs as often as all customers or half
 // as often again.
 //
 // Sizes are those of real blocks: the bucket makes blocks again instead of keeping them. Policies and reclaim run every four hours
@@ -450,8 +451,12 @@ func TestYear(t *testing.T) {
 	// What is compared is the most of everything in the days from so many on and that of those from again on: those before come
 	// to what it will be. Of a service of which as much is cleaned at one time, each has a time of cleaning, 12 weeks apart.
 	from, till, again := 28, 35, 36
-	if os.Getenv("HOLDFAST_YEAR") == "1" {
-		days, customers, probe = 365, 200, 5*time.Minute
+	if v := os.Getenv("HOLDFAST_YEAR"); v != "" {
+		part, err := strconv.Atoi(v)
+		if err != nil || part < 1 || part > 48 || 288%part != 0 {
+			t.Fatalf("HOLDFAST_YEAR=%s: say 1 for a whole year, or 2, 3, 4, 6, ... for so small a part of its customers and its probes", v)
+		}
+		days, customers, probe = 365, (200+part-1)/part, time.Duration(part)*5*time.Minute
 		from, till, again = 100, 204, 261
 	}
 	synctest.Test(t, func(t *testing.T) {
