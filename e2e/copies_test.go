@@ -12,6 +12,7 @@ import (
 // TestHostileWriterBeforeAndAfter has a thief with a stolen key store garbage under the names of a file's blocks, before the
 // good ones are stored or after. Both copies are kept; every archive, old and new, restores from the good one.
 func TestHostileWriterBeforeAndAfter(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	v := newVault(t, s)
 	now := func() string { return time.Now().UTC().Format(time.RFC3339Nano) }

@@ -58,6 +58,7 @@ func spoil(t *testing.T, s *service, pick func(segment.Stored) bool) {
 // TestDamagedLeaf: a part of an archive's list of paths is damaged in the bucket. List, extract and verify go past
 // it, name it, and end with 4.
 func TestDamagedLeaf(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -125,6 +126,7 @@ func TestDamagedLeaf(t *testing.T) {
 
 // TestArchiveByID: two archives that one time names are told apart by their ids.
 func TestArchiveByID(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)

@@ -78,6 +78,7 @@ func (c *client) several(series string, n int) []listed {
 
 // TestDeleteAndBringBack goes through what a user does with archives that are not wanted any more.
 func TestDeleteAndBringBack(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	a := c.several("s", 4)
@@ -113,6 +114,7 @@ func TestDeleteAndBringBack(t *testing.T) {
 
 // TestFreezeAndThaw: a machine stops all deleting, only the owner ends that.
 func TestFreezeAndThaw(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	a := c.several("s", 3)
@@ -140,6 +142,7 @@ func TestFreezeAndThaw(t *testing.T) {
 
 // TestPolicyAndPrune sets policies, and prunes with the same rules; what is shown beforehand is what happens.
 func TestPolicyAndPrune(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	a := c.several("s", 5)

@@ -135,6 +135,7 @@ func mkdirs(t testing.TB, elem ...string) string {
 // be read, or with none, and says so. With what it left in its cache the next run makes an archive that comes
 // back exactly.
 func TestFailEveryCallOfCreate(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace", "rsync")
 	s := newService(t)
 	c := newClient(t, s)
@@ -184,6 +185,7 @@ func TestFailEveryCallOfCreate(t *testing.T) {
 // at its final name afterwards has its content or is not there; the exit code is not 0 unless all is there; and the
 // next run completes it.
 func TestFailEveryCallOfExtract(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace", "rsync")
 	s := newService(t)
 	c := newClient(t, s)
@@ -258,6 +260,7 @@ func noneWrong(t testing.TB, want, got, about string) {
 // is brought back. Either says so and can be done again in the same place, or the directory that it made is whole;
 // a directory that is not holds no service.
 func TestFailEveryCallOfInitAndRecover(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace")
 	s := newService(t)
 	dir, tree := grove(t)
@@ -326,6 +329,7 @@ func TestFailEveryCallOfInitAndRecover(t *testing.T) {
 // why: by an event that must never happen, or before it is ready. When the disk is sound again and, after an event, a
 // person has done as told, everything that was acknowledged is there, and what was not is made.
 func TestFailEveryCallOfServe(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace", "rsync")
 	s := newService(t)
 	c := newClient(t, s)
@@ -439,6 +443,7 @@ func resize(t testing.TB, dir string, size int64) {
 // TestFullDiskAtEveryPage has the client meet a full disk after one page, two, three, ... of its cache and of what it
 // restores. It says that there is no room; what it left is of no harm to the next run, which has room.
 func TestFullDiskAtEveryPage(t *testing.T) {
+	t.Parallel()
 	part.Need(t, part.Root, "rsync")
 	s := newService(t)
 	c := newClient(t, s)

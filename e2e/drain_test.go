@@ -22,6 +22,7 @@ const drainLimit = 70 * time.Second
 // TestServiceEnded ends the service in order, in the middle of uploads, and starts it again: it ends well and in time, the
 // client goes on by itself, and nothing is lost.
 func TestServiceEnded(t *testing.T) {
+	t.Parallel()
 	const size = 48 << 20
 	s := newService(t)
 	c := newClient(t, s)

@@ -57,6 +57,7 @@ func (c *client) create(args ...string) (x uploaded) {
 // TestEnrolSecondMachine brings two more machines into a vault: one in the first's group, which uploads
 // nothing of a tree that is there, and one in a group of its own, which uploads all of it.
 func TestEnrolSecondMachine(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -87,6 +88,7 @@ func TestEnrolSecondMachine(t *testing.T) {
 // TestEnrolRefuses: whatever is put in the place of the right thing is refused, with a sentence that says why,
 // and nothing is left behind by it.
 func TestEnrolRefuses(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c, stranger := newClient(t, s), newClient(t, s)
 	n, other := unenrolled(t), unenrolled(t)
@@ -190,6 +192,7 @@ func (c *client) refuses(code int, text string, args ...string) {
 
 // TestEnrolWriteOnly: a machine that got the right to write, for one series, has no other.
 func TestEnrolWriteOnly(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -255,6 +258,7 @@ func TestEnrolTyped(t *testing.T) {
 
 // TestDerive makes a key file that reads only, and one that writes only, and refuses to write over anything.
 func TestDerive(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -297,6 +301,7 @@ func TestDerive(t *testing.T) {
 
 // TestPolicyDelay lengthens the time for bringing back at once, and shortens it late.
 func TestPolicyDelay(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	c.refuses(2, "not from 1 day to 365 days", "policy", "delay", "23h", "--owner", c.owner())
@@ -325,6 +330,7 @@ func TestPolicyDelay(t *testing.T) {
 // TestRecoverGoesOn: a machine that comes back with the owner's words goes on in the group of the one that is
 // lost, and uploads nothing that is there; with several machines before it, or if it is told to, in its own.
 func TestRecoverGoesOn(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -369,6 +375,7 @@ func TestRecoverGoesOn(t *testing.T) {
 // TestEnrolTakenByAnother: somebody gets hold of a request and answers it first, from a vault of his own. The
 // machine does not fall for it, the right owner is told, and a new request works.
 func TestEnrolTakenByAnother(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c, thief := newClient(t, s), newClient(t, s)
 	n := unenrolled(t)

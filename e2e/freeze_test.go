@@ -17,6 +17,7 @@ import (
 // everything else goes on, and all deleting is frozen, which status says, until an operator brings the object
 // back and says so; a restart changes nothing.
 func TestScenarioS1LostObject(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)

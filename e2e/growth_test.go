@@ -19,6 +19,7 @@ import (
 // last one, the archives' own trees aside, and reading the last archive must not cost more than twice
 // its bytes, although its files are scattered over the packs of many runs.
 func TestManyRuns(t *testing.T) {
+	t.Parallel()
 	runs, small, large := 25, 600, 12
 	if part.Heavy() {
 		runs, small, large = 100, 1900, 100
@@ -87,6 +88,7 @@ func overwrite(t testing.TB, file, text string, off int64) {
 // TestTouchedFiles sets the times of all files: they are read again, but nothing is stored but a new tree.
 // Then some small files are touched while others change; only the others may be stored.
 func TestTouchedFiles(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -111,7 +113,7 @@ func TestTouchedFiles(t *testing.T) {
 
 // TestMillionFiles holds the ceilings on memory, and with them scenario C14's directory of a million
 // entries.
-func TestMillionFiles(t *testing.T) {
+func TestMillionFiles(t *testing.T) { // not beside others: it takes ten gigabytes of the disk
 	files := 30_000
 	if part.Heavy() {
 		files = 1_000_000

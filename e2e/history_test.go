@@ -11,6 +11,7 @@ import (
 
 // TestHistoryAndRevoke: a head code from earlier holds, another does not; a revoked machine may do nothing.
 func TestHistoryAndRevoke(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	c.several("s", 2)
@@ -56,6 +57,7 @@ func TestHistoryAndRevoke(t *testing.T) {
 // TestInitRecover: the machine is gone; a bare one, the words and the service's address and keys get
 // everything back.
 func TestInitRecover(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)

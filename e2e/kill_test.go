@@ -23,7 +23,10 @@ func roundsAt(p place) int {
 
 // TestServiceKilled kills the service at random moments of an upload and starts it again: the client
 // goes on by itself, and every archive is whole.
-func TestServiceKilled(t *testing.T) { onEveryPlace(t, serviceKilled) }
+func TestServiceKilled(t *testing.T) {
+	t.Parallel()
+	onEveryPlace(t, serviceKilled)
+}
 
 func serviceKilled(t *testing.T, p place) {
 	const size = 48 << 20
@@ -48,6 +51,7 @@ func serviceKilled(t *testing.T, p place) {
 		out := filepath.Join(dir, "out-"+name)
 		c.ok("extract", "kill-"+name, "--target", out)
 		same(t, filepath.Join(dir, name), filepath.Join(out, name))
+		remove(t, out, filepath.Join(dir, name))
 	}
 	if n := commits(t, s); n != roundsAt(p) {
 		t.Errorf("the journal holds %d archives, want %d", n, roundsAt(p))
@@ -69,7 +73,10 @@ func waitFor(t testing.TB, p *process, counter func(int) int64, n int64) {
 
 // TestScenarioC9ClientKilled kills the client at random moments of a first backup: the next run uploads only
 // what is missing, and nothing that was not committed appears.
-func TestScenarioC9ClientKilled(t *testing.T) { onEveryPlace(t, clientKilled) }
+func TestScenarioC9ClientKilled(t *testing.T) {
+	t.Parallel()
+	onEveryPlace(t, clientKilled)
+}
 
 func clientKilled(t *testing.T, p place) {
 	const size = 64 << 20
@@ -106,6 +113,7 @@ func clientKilled(t *testing.T, p place) {
 		out := filepath.Join(dir, "out-"+name)
 		c.ok("extract", name, "--target", out)
 		same(t, filepath.Join(dir, name), filepath.Join(out, name))
+		remove(t, out, filepath.Join(dir, name))
 	}
 	if n := commits(t, s); n != roundsAt(p) {
 		t.Errorf("the journal holds %d archives, want %d", n, roundsAt(p))
@@ -115,6 +123,7 @@ func clientKilled(t *testing.T, p place) {
 
 // TestScenarioC11ExtractKilled kills a restore: the next one goes on and does not fetch what is there.
 func TestScenarioC11ExtractKilled(t *testing.T) {
+	t.Parallel()
 	const files, each = 40, 4 << 20
 	s := newService(t)
 	c := newClient(t, s)

@@ -39,6 +39,7 @@ func (s *service) account(name string) accountUsage {
 // TestUploadAlwaysAsksNothing: the service counts what it was asked, over a kill, and with --upload-always that is
 // nothing.
 func TestUploadAlwaysAsksNothing(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := unenrolled(t)
 	c.ok("init", "--token", s.token("ada"), "--key", c.key(), "--owner", filepath.Join(c.dir, "owner"))
@@ -69,6 +70,7 @@ func TestUploadAlwaysAsksNothing(t *testing.T) {
 // TestDailyCapEndsTheRun: a machine that stored what it may is told so in one sentence, ends with 5, and neither
 // another run nor a restart gives it more. Its key still works for everything else.
 func TestDailyCapEndsTheRun(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -96,6 +98,7 @@ func TestDailyCapEndsTheRun(t *testing.T) {
 // TestDailyCapLeavesAPartialArchive: a run that comes near the cap commits what it has, so that nothing of it can be
 // cleaned away before the next day.
 func TestDailyCapLeavesAPartialArchive(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)

@@ -18,6 +18,7 @@ import (
 // TestBadLine has each thing that toxiproxy can do to a line happen between the service and its S3 server, in the
 // middle of a backup and again of a restore. Both complete, and nothing is lost.
 func TestBadLine(t *testing.T) {
+	t.Parallel()
 	p, l := behindLine(t, onS3(t, s3server.Versity))
 	s := newServiceAt(t, p, nil)
 	c := newClient(t, s)
@@ -112,7 +113,7 @@ func TestCursedRequests(t *testing.T) {
 	}
 	m.setCurse(cursePart(uint64(time.Now().UnixNano()), share, http.MethodPut, http.MethodGet))
 	enough := func() bool { return m.cursed() >= bySize(2, 12) }
-	for i := 0; i < bySize(1, 2) || i < 6 && !enough(); i++ {
+	for i := 0; i < bySize(1, 2) || i < 20 && !enough(); i++ { // how many are cursed is chance
 		name := string(rune('a' + i))
 		tree := mixedTree(t, dir, name, uint64(80+i), 100, bySize[int64](48<<20, 80<<20))
 		measured("create", "-C", dir, name, name)

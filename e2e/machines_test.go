@@ -27,6 +27,7 @@ import (
 // will store. Another group does not notice; the group that he is in is as it should be after the revocation,
 // machines that only write and never find out included.
 func TestPoisonStaysInItsGroup(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, newService(t))
 	home := v.home
 	blind := home.join(home.owner(), "write", "--join-group")
@@ -62,6 +63,7 @@ func TestPoisonStaysInItsGroup(t *testing.T) {
 // TestRevokedInTheMiddleOfAnUpload: a machine that uploads is revoked. It ends and says why, nothing of its
 // archive is there, what it has stored is relied upon by nobody, and others go on.
 func TestRevokedInTheMiddleOfAnUpload(t *testing.T) {
+	t.Parallel()
 	const size = 32 << 20
 	v := newVault(t, newService(t))
 	home := v.home
@@ -121,6 +123,7 @@ func TestRevokedInTheMiddleOfAnUpload(t *testing.T) {
 
 // TestRevokedOnAnOpenConnection: rights are looked up for every request, not for every connection.
 func TestRevokedOnAnOpenConnection(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, newService(t))
 	m := v.home.join(v.home.owner(), "write,read,delete")
 	r := m.raw()
@@ -147,6 +150,7 @@ func TestRevokedOnAnOpenConnection(t *testing.T) {
 // TestRevokedWhileItFetches: an answer that is under way when its reader is revoked is cut off soon, and says
 // so by its broken end.
 func TestRevokedWhileItFetches(t *testing.T) {
+	t.Parallel()
 	const size = 32 << 20
 	v := newVault(t, newService(t))
 	m := v.home.join(v.home.owner(), "read")
@@ -178,6 +182,7 @@ func TestRevokedWhileItFetches(t *testing.T) {
 // as well, and months of time. It reads, lists, deletes and shortens nothing, its archives push none out, its
 // owner sees which they are, and an older one comes back.
 func TestScenarioC12RansomwareWithTheMachinesKey(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, newService(t))
 	home := v.home
 	victim := home.join(home.owner(), "write")

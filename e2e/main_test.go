@@ -7,11 +7,16 @@ package e2e
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+
+	"holdfast/internal/s3server"
 )
 
 // holdfast and holdfastd are the paths of the programs under test.
@@ -49,9 +54,30 @@ func run(m *testing.M) (int, error) {
 		return 0, fmt.Errorf("build the programs: %w\n%s", err, &out)
 	}
 	holdfast, holdfastd = filepath.Join(dir, "holdfast"), filepath.Join(dir, "holdfastd")
+	for _, v := range s3server.Env() {
+		name, value, _ := strings.Cut(v, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return 0, err
+		}
+	}
+	if err := manyAtATime(); err != nil {
+		return 0, err
+	}
 	code := m.Run()
 	for _, fn := range atEnd {
 		fn()
 	}
 	return code, nil
+}
+
+// manyAtATime lets more tests run side by side than there are processors, unless -parallel says how many: most of what
+// they do is wait, for a disk, for the end of a program, for a time to pass.
+func manyAtATime() error {
+	flag.Parse()
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if said {
+		return nil
+	}
+	return flag.Set("test.parallel", fmt.Sprint(3*runtime.GOMAXPROCS(0)))
 }

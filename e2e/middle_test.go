@@ -49,11 +49,12 @@ type tally struct {
 	calls    map[string]int // PUT, GET, LIST, DELETE, HEAD, POST
 	in, out  int64          // bytes of bodies to and from the store
 	failures int            // answered with 500 and above
+	givenUp  int            // by the service, before they were answered; not among the others
 }
 
 func (n tally) String() string {
-	return fmt.Sprintf("PUT %d, GET %d, LIST %d, DELETE %d, HEAD %d; %d KiB to the store, %d KiB from it; %d failures",
-		n.calls["PUT"], n.calls["GET"], n.calls["LIST"], n.calls["DELETE"], n.calls["HEAD"], n.in>>10, n.out>>10, n.failures)
+	return fmt.Sprintf("PUT %d, GET %d, LIST %d, DELETE %d, HEAD %d; %d KiB to the store, %d KiB from it; %d failures, %d given up",
+		n.calls["PUT"], n.calls["GET"], n.calls["LIST"], n.calls["DELETE"], n.calls["HEAD"], n.in>>10, n.out>>10, n.failures, n.givenUp)
 }
 
 // minus returns what was counted since before.
@@ -62,7 +63,7 @@ func (n tally) minus(before tally) tally {
 	for k, v := range before.calls {
 		calls[k] -= v
 	}
-	return tally{calls, n.in - before.in, n.out - before.out, n.failures - before.failures}
+	return tally{calls, n.in - before.in, n.out - before.out, n.failures - before.failures, n.givenUp - before.givenUp}
 }
 
 // newMiddle starts a proxy to an S3 server's endpoint, http://HOST:PORT.
@@ -110,7 +111,10 @@ func (m *middle) serve(w http.ResponseWriter, r *http.Request, forward http.Hand
 	defer m.mu.Unlock()
 	m.asked.in += in.n
 	m.asked.out += out.n
-	if out.status >= 500 {
+	if r.Context().Err() != nil {
+		m.asked.calls[billed(r)]--
+		m.asked.givenUp++
+	} else if out.status >= 500 {
 		m.asked.failures++
 	}
 }

@@ -14,6 +14,7 @@ import (
 // TestMove takes a service from a directory to a bucket on S3 and back to another directory, with backups between and a move that
 // is cut short. Clients notice nothing, every byte comes back, and check finds nothing.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -38,7 +39,6 @@ func TestMove(t *testing.T) {
 
 	// A running service is not moved.
 	at := onS3(t, s3server.Versity)
-	at.server.Setenv(t) // for holdfastd, wherever its bucket lies
 	if o, code := s.try("move", "--data", s.data, "--bucket", at.url); code != 1 || !strings.Contains(o.stderr, "stop it first") {
 		t.Errorf("a running service: exit %d\n%s", code, o.stderr)
 	}

@@ -43,11 +43,17 @@ func newPair(t testing.TB, f *front) [2]*service {
 // SCENARIOS S5 with real processes: the owner of a cell is paused at random moments of an upload, another
 // process takes the cell over and serves, and the old one goes on. It acknowledges nothing that the new one
 // does not have, deletes nothing, ends, and does not come back by itself; the client finishes.
-func TestScenarioS5PausedProcess(t *testing.T) { pausedProcess(t, false) }
+func TestScenarioS5PausedProcess(t *testing.T) {
+	t.Parallel()
+	pausedProcess(t, false)
+}
 
 // SCENARIOS S7 with real processes: as S5, and what the paused owner had written and nobody accepted is deleted
 // while it is paused, so that keys which it is about to write are absent again.
-func TestScenarioS7SweptWhilePaused(t *testing.T) { pausedProcess(t, true) }
+func TestScenarioS7SweptWhilePaused(t *testing.T) {
+	t.Parallel()
+	pausedProcess(t, true)
+}
 
 func pausedProcess(t *testing.T, sweep bool) {
 	const size = 24 << 20
@@ -132,11 +138,7 @@ func pausedProcess(t *testing.T, sweep bool) {
 		out := filepath.Join(dir, "out-"+name)
 		c.ok("extract", name, "--target", out)
 		same(t, filepath.Join(dir, name), filepath.Join(out, name))
-		for _, d := range []string{out, filepath.Join(dir, name)} {
-			if err := os.RemoveAll(d); err != nil {
-				t.Fatal(err)
-			}
-		}
+		remove(t, out, filepath.Join(dir, name))
 		old, heir = heir, old
 	}
 	// Everything is there, and as the bucket says.

@@ -29,6 +29,7 @@ func (k *keys) printed(page string) (lines []string, text string) {
 
 // TestPaper prints each kind of key, types it in again, and has the file back byte for byte.
 func TestPaper(t *testing.T) {
+	t.Parallel()
 	k := newKeys(t)
 	words := k.owner.Owner.Words()
 	k.ok("key", "protect", "owner", "--recipient", testRecipient, "--identity", "id")
@@ -83,6 +84,7 @@ func TestPaper(t *testing.T) {
 
 // TestPaperSentences: each mistake is one sentence, and writes nothing.
 func TestPaperSentences(t *testing.T) {
+	t.Parallel()
 	k := newKeys(t)
 	k.ok("key", "paper", "--out", "page.html")
 	lines, _ := k.printed("page.html")
@@ -126,6 +128,7 @@ func TestPaperSentences(t *testing.T) {
 // TestEverythingBurnt: the files of a vault were protected from the start; all that is left is a page of
 // paper. A bare machine comes back with it, protected again, and has every byte.
 func TestEverythingBurnt(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	k := &keys{t: t, dir: scratch(t)}
 	k.write("id", testIdentity+"\n")

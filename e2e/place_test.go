@@ -106,12 +106,9 @@ func behindLine(t testing.TB, p place) (place, *line) {
 // environ is the environment of a service whose bucket is here.
 func (p place) environ() []string { return append(os.Environ(), p.env...) }
 
-// open opens the bucket as a second user beside the service.
+// open opens the bucket as a second user beside the service; TestMain has set the credentials.
 func (p place) open(t testing.TB) bucket.Bucket {
 	t.Helper()
-	if p.server != nil {
-		p.server.Setenv(t)
-	}
 	b, err := open.Bucket(p.seen)
 	if err != nil {
 		t.Fatal(err)
@@ -131,11 +128,11 @@ func (p place) objects(t testing.TB) (all []bucket.Object) {
 	return all
 }
 
-// onEveryPlace runs a test with the bucket in each kind of place.
+// onEveryPlace runs a test with the bucket in each kind of place, side by side.
 func onEveryPlace(t *testing.T, fn func(t *testing.T, p place)) {
-	t.Run("directory", func(t *testing.T) { fn(t, directory(t)) })
+	t.Run("directory", func(t *testing.T) { t.Parallel(); fn(t, directory(t)) })
 	for _, kind := range s3server.Kinds {
-		t.Run(string(kind), func(t *testing.T) { fn(t, onS3(t, kind)) })
+		t.Run(string(kind), func(t *testing.T) { t.Parallel(); fn(t, onS3(t, kind)) })
 	}
 }
 

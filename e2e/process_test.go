@@ -9,15 +9,16 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +52,16 @@ func scratch(t testing.TB) string {
 	return dir
 }
 
+// remove removes what a test is done with: many run side by side, and share a disk.
+func remove(t testing.TB, dirs ...string) {
+	t.Helper()
+	for _, d := range dirs {
+		if err := os.RemoveAll(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // tail keeps what a process wrote last, for messages of tests. It is safe for concurrent use.
 type tail struct {
 	mu  sync.Mutex
@@ -82,7 +93,6 @@ type service struct {
 	bucket  string // the bucket's directory; "" if it is in none
 	address string
 	args    []string // more for serve
-	under   []string // what holdfastd runs under, such as strace with its arguments
 
 	cmd  *exec.Cmd // nil while it is down
 	log  *tail
@@ -126,15 +136,26 @@ func (s *service) begin(reached string) {
 	s.start()
 }
 
-// freeAddress returns a loopback address whose port nobody listens on just now.
+// nextPort is where freeAddress goes on: below what the kernel gives to those who ask for any port, a connection's own
+// side included, so that nobody takes the port of a service that is down for a moment.
+var nextPort atomic.Int64
+
+func init() { nextPort.Store(rand.Int64N(ports)) }
+
+const firstPort, ports = 12_000, 20_000
+
+// freeAddress returns a loopback address whose port nobody listens on just now, and no other test will.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range ports {
+		address := fmt.Sprintf("127.0.0.1:%d", firstPort+nextPort.Add(1)%ports)
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // admin runs holdfastd with args, which must succeed, and returns its standard output.
@@ -156,8 +177,7 @@ func (s *service) try(args ...string) (outcome, int) {
 // start starts serving and waits until the service says that it is ready.
 func (s *service) start() {
 	s.t.Helper()
-	line := slices.Concat(s.under, []string{cmp.Or(s.program, holdfastd), "serve", "--data", s.data}, s.args)
-	s.cmd = exec.Command(line[0], line[1:]...)
+	s.cmd = exec.Command(cmp.Or(s.program, holdfastd), append([]string{"serve", "--data", s.data}, s.args...)...)
 	s.cmd.Env = s.place.environ()
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	pipe, err := s.cmd.StderrPipe()

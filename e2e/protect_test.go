@@ -119,6 +119,7 @@ func (k *keys) fails(code int, says string, args ...string) {
 
 // TestProtect takes a key and an owner file through every kind of protection and back, byte for byte.
 func TestProtect(t *testing.T) {
+	t.Parallel()
 	k := newKeys(t)
 	k.write("list", "# who\n"+elsewhere+"\n"+testRecipient+"\n")
 	for _, file := range []string{"key", "owner"} {
@@ -189,6 +190,7 @@ func TestProtect(t *testing.T) {
 // TestProtectedSentences: each thing that can go wrong is one sentence that says what to do, and changes
 // nothing.
 func TestProtectedSentences(t *testing.T) {
+	t.Parallel()
 	k := newKeys(t)
 	plain := k.read("key")
 	lock, err := protect.Recipients([]string{elsewhere}, func(string) {})
@@ -282,6 +284,7 @@ func noTemporaries(t *testing.T, dir string) {
 
 // TestProtectThroughLinks: a symbolic link stays one, and the file behind it is what is protected.
 func TestProtectThroughLinks(t *testing.T) {
+	t.Parallel()
 	k := newKeys(t)
 	if err := os.Mkdir(k.path("real"), 0o700); err != nil {
 		t.Fatal(err)
@@ -331,6 +334,7 @@ var rewriting = map[bool][]string{
 // TestProtectKilled kills the program at the system calls that it makes while it protects a file, or takes
 // the protection away. There is always one whole file, the old or the new.
 func TestProtectKilled(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace")
 	k := newKeys(t)
 	plain := k.read("key")
@@ -378,6 +382,7 @@ func TestProtectKilled(t *testing.T) {
 // then the directory is synced. Nothing else ever writes to the old one. So a cut of the power at any
 // moment leaves one of the two.
 func TestProtectOrder(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace")
 	k := newKeys(t)
 	for _, was := range []bool{false, true} {
@@ -523,6 +528,7 @@ func (tm *terminal) end() (int, string) {
 
 // TestTypedPassphrase types on a terminal, which never shows what was typed.
 func TestTypedPassphrase(t *testing.T) {
+	t.Parallel()
 	k := newKeys(t)
 	plain := k.read("key")
 	twice := func(first, second string) (int, string) {

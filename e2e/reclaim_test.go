@@ -21,6 +21,7 @@ import (
 // the end check finds nothing, all archives that were not deleted restore, and what the others needed is gone
 // from the bucket. The days are real to the programs: see aheadPrograms. By default the bucket is a directory.
 func TestKillsWhileReclaiming(t *testing.T) {
+	t.Parallel()
 	const (
 		size  = 2 << 20 // of an archive
 		calm  = 5       // rounds without a kill, until there is something to free in each
@@ -28,11 +29,8 @@ func TestKillsWhileReclaiming(t *testing.T) {
 		stays = 4       // one of so many of the first client's archives is not deleted
 	)
 	kills := bySize(4, 30)
-	var p place
-	if kills == 4 {
-		t.Parallel() // not with a server: its credentials are in this process's environment
-		p = directory(t)
-	} else {
+	p := directory(t)
+	if kills > 4 {
 		p = onS3(t, s3server.Versity)
 	}
 	d := newDays(t, p)

@@ -15,6 +15,7 @@ var digest = regexp.MustCompile(`[0-9a-f]{64}`)
 // TestRecover loses the service's whole disk. Identity file and bucket bring everything back; clients
 // notice nothing.
 func TestRecover(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)

@@ -18,6 +18,7 @@ import (
 // TestScenarioC7Rotation: rotating to the same key twice, or with a key that is not the vault's, is refused; and
 // nothing is given up before its replacement was read back. See also TestRotateReadInterrupted.
 func TestScenarioC7Rotation(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c, stranger := newClient(t, s), newClient(t, s)
 	dir := scratch(t)

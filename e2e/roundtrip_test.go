@@ -16,6 +16,7 @@ import (
 
 // TestGoroot backs up a real tree of about 15,000 files, twice, and gets it back.
 func TestGoroot(t *testing.T) {
+	t.Parallel()
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -65,12 +66,14 @@ func lines(s string) int { return strings.Count(s, "\n") }
 
 // TestScenarioC14Names round-trips a tree of everything that file systems allow, as root.
 func TestScenarioC14Names(t *testing.T) {
+	t.Parallel()
 	part.Need(t, part.Root, part.ACL, part.Attr, "rsync")
 	roundTripTorture(t, 0)
 }
 
 // TestScenarioC14NamesAsUser does the same with what an unprivileged user can make and restore.
 func TestScenarioC14NamesAsUser(t *testing.T) {
+	t.Parallel()
 	part.Need(t, part.Root, part.ACL, part.Attr, "rsync")
 	roundTripTorture(t, 65534)
 }
@@ -186,6 +189,7 @@ func equalDescriptions(t *testing.T, want, got string) {
 
 // TestLargeFile edits a large file in the middle and in front; the bucket must grow by what changed.
 func TestLargeFile(t *testing.T) {
+	t.Parallel()
 	size := int64(96 << 20)
 	if part.Heavy() {
 		size = 2 << 30

@@ -26,6 +26,7 @@ func mixedTree(t testing.TB, dir, name string, seed uint64, small int, size int6
 // TestMainJob goes through what the service is for: back up a tree, again when it has changed, list, verify, restore,
 // delete, lose the service's disk, recover from bucket and identity, and go on.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	onEveryPlace(t, func(t *testing.T, p place) {
 		s := newServiceAt(t, p, nil)
 		c := newClient(t, s)
@@ -119,6 +120,7 @@ func (s *service) loseDisk() {
 // client was told is committed restores, nothing else appears, and what was cut off is finished by the clients
 // themselves.
 func TestThirtyKills(t *testing.T) {
+	t.Parallel()
 	kills := bySize(3, 30)
 	s := newServiceAt(t, onS3(t, s3server.Versity), nil)
 	dir := scratch(t)
@@ -181,6 +183,7 @@ func TestThirtyKills(t *testing.T) {
 // TestStoreStopped takes the S3 server away in the middle of a backup. Nothing is lost, the service stays and says that its
 // store is down, and when the store is back the client finishes without anybody's help.
 func TestStoreStopped(t *testing.T) {
+	t.Parallel()
 	away := bySize(14*time.Second, time.Minute) // the service says so after ten seconds
 	p := ownS3(t, s3server.Versity)
 	s := newServiceAt(t, p, nil)

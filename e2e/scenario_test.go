@@ -20,6 +20,7 @@ import (
 // TestScenarioC1ReadError makes reads of one file fail in its middle: it is marked unreadable, nothing is
 // made up, and everybody is told.
 func TestScenarioC1ReadError(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace", "rsync")
 	s := newService(t)
 	c := newClient(t, s)
@@ -62,6 +63,7 @@ func TestScenarioC1ReadError(t *testing.T) {
 // TestScenarioC2Unreadable leaves nothing out silently: an unreadable file and an unreadable directory are
 // listed in the archive, and the exit code says so.
 func TestScenarioC2Unreadable(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s).asUser()
 	dir := scratch(t)
@@ -94,6 +96,7 @@ func TestScenarioC2Unreadable(t *testing.T) {
 
 // TestScenarioC3Changing backs up files that grow, shrink, change and vanish meanwhile; the archive is whole.
 func TestScenarioC3Changing(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -140,6 +143,7 @@ func TestScenarioC3Changing(t *testing.T) {
 
 // TestScenarioC4Cache damages the client's caches in every way: each backup is whole all the same.
 func TestScenarioC4Cache(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c, other := newClient(t, s), newClient(t, s)
 	dir := scratch(t)
@@ -228,6 +232,7 @@ func replaceCatalogs(t testing.TB, from, to string) {
 
 // TestScenarioC5SameSizeSameTime changes a file and sets its times back: ctime tells.
 func TestScenarioC5SameSizeSameTime(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -252,6 +257,7 @@ func TestScenarioC5SameSizeSameTime(t *testing.T) {
 // TestScenarioC8CommitWithoutLocalState loses what a run wrote locally after its commit, as a power cut at
 // that moment would: the next run goes on, and stores no data twice.
 func TestScenarioC8CommitWithoutLocalState(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -281,6 +287,7 @@ func TestScenarioC8CommitWithoutLocalState(t *testing.T) {
 // TestScenarioC15OneSentence checks that what goes wrong is said in one sentence, with the right exit code,
 // and leaves nothing half done.
 func TestScenarioC15OneSentence(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s)
 	dir := scratch(t)
@@ -377,6 +384,7 @@ func oneSentence(t *testing.T, what string, o outcome) {
 
 // TestWriteOnly checks that a machine enrolled to write cannot read what it wrote.
 func TestWriteOnly(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c := newClient(t, s, "--write-only")
 	dir := scratch(t)

@@ -167,12 +167,13 @@ func (s *service) stops(what string) stopped {
 // it. The service stops at once and stays stopped; why reads the record on the full disk and names what can go; after a
 // resumption without room it stops again, with room it serves; no archive is lost, and the backup comes to its end.
 func TestScenarioR5FullDisk(t *testing.T) {
+	t.Parallel()
 	part.Need(t, "strace")
 	disk := tmpfs(t, 128<<20)
 	s := serviceWith(t, filepath.Join(disk, "data"), directory(t))
-	// The start sees how full the disk is, and then nobody does.
-	s.under = []string{"strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=statfs", "-e", "inject=statfs:error=EIO:when=7+"}
 	s.start()
+	// The start has seen how full the disk is, and from now on nobody does.
+	s.attach("-e", "trace=statfs", "-e", "inject=statfs:error=EIO")
 	c, dir := newClient(t, s), scratch(t)
 	smallTree(t, dir, "first", 51, 200)
 	writeNoise(t, filepath.Join(dir, "second"), 52, 40<<20)
@@ -219,7 +220,6 @@ func TestScenarioR5FullDisk(t *testing.T) {
 	if said := s.admin("why", "--data", s.data, "--all"); !strings.Contains(said, "perhaps it is better now") || !strings.Contains(said, "a large file was in the way") {
 		t.Errorf("the stops and resumptions:\n%s", said)
 	}
-	s.under = nil
 	s.start()
 	if _, err := os.Stat(filepath.Join(s.data, room.BallastName)); err != nil {
 		t.Errorf("with room again there is no ballast: %v", err)
@@ -256,6 +256,7 @@ func sameFile(t testing.TB, want, got string) {
 // TestScenarioR5IOError: the disk of the view fails, in the middle of a backup or when the service ends. It stops;
 // the view is made anew, and nothing is lost.
 func TestScenarioR5IOError(t *testing.T) {
+	t.Parallel()
 	for what, calls := range map[string]string{"write": "write,pwrite64", "sync": "fsync,fdatasync"} {
 		t.Run(what, func(t *testing.T) {
 			part.Need(t, "strace")
@@ -330,6 +331,7 @@ func (s *service) limited(bytes int64) (kills func() string) {
 // TestScenarioR5OutOfMemory: the kernel kills the service under load, because it may not have the memory. That is no
 // event: the next start goes on, and nothing is lost.
 func TestScenarioR5OutOfMemory(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	c, dir := newClient(t, s), scratch(t)
 	smallTree(t, dir, "first", 55, 200)
@@ -392,6 +394,7 @@ func fillTo(t testing.TB, path string, percent int64) {
 // storing fails. Nothing of it is an event: reading and deleting go on as long as a record can be written, clients are told, and with
 // room again everything goes on without a hand.
 func TestFullBucketDisk(t *testing.T) {
+	t.Parallel()
 	disk := tmpfs(t, 160<<20)
 	s := serviceWith(t, filepath.Join(scratch(t), "data"), inDirectory(filepath.Join(disk, "bucket")))
 	s.start()
@@ -430,6 +433,7 @@ func TestFullBucketDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("serving", yes)
+	s.attach("-e", "trace=statfs", "-e", "inject=statfs:error=EIO") // or it looks before it stores, and refuses in time
 	run := c.begin("create", "-C", dir, "two", "second")
 	waitFor(t, run, bytesWritten, 10<<20)
 	fillUp(t, filler)

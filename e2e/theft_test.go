@@ -60,6 +60,7 @@ type thief struct {
 // TestTheft lets thieves do what docs/security.md says that they can and cannot do, and their victims what it
 // says that they then do.
 func TestTheft(t *testing.T) {
+	t.Parallel()
 	s := newService(t)
 	for _, x := range thefts {
 		t.Run(x.what, func(t *testing.T) {

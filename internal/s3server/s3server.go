@@ -1,5 +1,6 @@
 // Package s3server starts real S3 servers for tests: versitygw or MinIO, on a free port of this machine, with a
-// directory and random credentials of their own and one bucket. What a test started ends with it, also if it is killed.
+// directory of their own and one bucket; the credentials are random, and one pair for all servers of a process. What a test
+// started ends with it, also if it is killed.
 package s3server
 
 import (
@@ -50,10 +51,9 @@ const (
 // Server is a server at work, or stopped. Its address, data and credentials stay the same over restarts. It is not
 // safe for concurrent use, but for URL, Env and Endpoint.
 type Server struct {
-	Kind Kind
-	Dir  string // everything that it keeps
-	// AccessKey and SecretKey are its credentials.
-	AccessKey, SecretKey string
+	Kind                 Kind
+	Dir                  string // everything that it keeps
+	AccessKey, SecretKey string // credentials
 
 	address string
 	cmd     *exec.Cmd
@@ -80,7 +80,7 @@ func Start(t testing.TB, kind Kind) *Server {
 
 // Launch starts a server that keeps its data in dir, which exists. The caller ends it with Kill or Stop. It is for tests that share one.
 func Launch(kind Kind, dir string) (*Server, error) {
-	s := &Server{Kind: kind, Dir: dir, AccessKey: random(10), SecretKey: random(20)}
+	s := &Server{Kind: kind, Dir: dir, AccessKey: accessKey, SecretKey: secretKey}
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o700); err != nil {
 		return nil, err
 	}
@@ -98,6 +98,10 @@ func Launch(kind Kind, dir string) (*Server, error) {
 	}
 	return nil, err
 }
+
+// The credentials of this process's servers. A test can open the buckets of several with one environment, which is the
+// process's own: so tests that do may run side by side.
+var accessKey, secretKey = random(10), random(20)
 
 func random(n int) string {
 	b := make([]byte, n)
@@ -120,9 +124,12 @@ func (s *Server) URLAt(endpoint, prefix string) string {
 }
 
 // Env returns variables, NAME=VALUE, that give a process the server's credentials and keep it from looking for others.
-func (s *Server) Env() []string {
+func (s *Server) Env() []string { return Env() }
+
+// Env returns the same for all servers of this process, also those that are not started yet.
+func Env() []string {
 	return []string{
-		"AWS_ACCESS_KEY_ID=" + s.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s.SecretKey, "AWS_SESSION_TOKEN=", "AWS_PROFILE=",
+		"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey, "AWS_SESSION_TOKEN=", "AWS_PROFILE=",
 		"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true",
 	}
 }
