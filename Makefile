@@ -2,7 +2,7 @@
 # make build  the programs, into bin/
 # make test   everything a change must pass: vet, staticcheck, tests, fuzzing
 # make sim    many seeds of the simulation: SEEDS=2000 and TOWNS=100, or as you say
-# make orders every order of what frees and what needs, enumerated; a quarter of an hour
+# make orders every order of what frees and what needs, enumerated; some minutes
 # make sim-year  a simulated year of 200 customers, with its figures; YEAR=12 for a twelfth of it
 # make help   the targets
 
