@@ -54,6 +54,9 @@ func (s Stored) All(of []holdfast.Name) ([]holdfast.Name, error) {
 	if s.Base.none() {
 		return s.Links, nil
 	}
+	if len(of) == 0 {
+		return nil, fmt.Errorf("%w: block %s has the links of %s, which is not there or has none", ErrFormat, s.Name, s.Base.Name)
+	}
 	without, more := s.Base.Without, s.Links
 	if n := len(without); n > len(of) || n > 0 && int(without[n-1]) >= len(of) {
 		return nil, fmt.Errorf("%w: block %s is without links that its base %s has not", ErrFormat, s.Name, s.Base.Name)

@@ -76,6 +76,7 @@ func TestLinksThatDoNotFit(t *testing.T) {
 		of []holdfast.Name
 	}{
 		"no base there":      {Stored{Base: Base{holdfast.Name{9}, []uint32{0}}}, nil},
+		"no base, all of it": {Stored{Base: Base{holdfast.Name{9}, nil}, Links: []holdfast.Name{{2}}}, nil},
 		"a link behind":      {Stored{Base: Base{holdfast.Name{9}, []uint32{3}}}, of},
 		"more than there":    {Stored{Base: Base{holdfast.Name{9}, []uint32{0, 1, 2, 3}}}, of},
 		"the base's own too": {Stored{Base: Base{holdfast.Name{9}, []uint32{0}}, Links: []holdfast.Name{{2}}}, of},
