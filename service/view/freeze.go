@@ -1,8 +1,11 @@
 package view
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/internal/enc"
 	"holdfast/service/segment"
@@ -26,35 +29,36 @@ type Freeze struct {
 	Text   string
 }
 
-func (f Freeze) put(rows Rows) error {
-	b := append(u64(uint64(f.Since)), u64(uint64(f.Clock))...)
-	for _, n := range []uint64{uint64(f.Store), f.Place.Epoch, f.Place.Seq} {
-		b = append(b, u64(n)...)
-	}
-	return rows.Put([]byte{rowFreeze, byte(f.Reason)}, append(b, f.Text...))
-}
-
-func loadFreeze(rows Getter, reason segment.Reason) (f Freeze, ok bool, err error) {
-	ok, err = load(rows, []byte{rowFreeze, byte(reason)}, func(r *enc.Reader) {
-		f = Freeze{reason, r.I64(), r.I64(), r.I64(), segment.Position{Epoch: r.U64(), Seq: r.U64()}, string(r.Bytes(r.Len()))}
-	})
-	return f, ok, err
-}
-
 // Freezes returns every reason for which deleting is frozen; none if it is not.
 func (r Reader) Freezes() ([]Freeze, error) { return loadFreezes(r.rows) }
 
+// loadFreezes reads the row of all reasons: one row, for it is looked up before each record that deletes.
 func loadFreezes(rows Getter) (all []Freeze, err error) {
-	for reason := segment.Reason(1); reason <= segment.MaxReason; reason++ {
-		f, ok, err := loadFreeze(rows, reason)
-		if err != nil {
-			return nil, err
+	_, err = load(rows, []byte{rowFreeze}, func(r *enc.Reader) {
+		for r.Err() == nil && r.Len() > 0 {
+			all = append(all, Freeze{
+				segment.Reason(r.U8()), r.I64(), r.I64(), r.I64(), segment.Position{Epoch: r.U64(), Seq: r.U64()}, string(r.VLP(segment.MaxText)),
+			})
 		}
-		if ok {
-			all = append(all, f)
-		}
+	})
+	return all, err
+}
+
+// putFreezes writes the row; the reasons stand in order, so that equal freezes make equal rows.
+func putFreezes(rows Rows, all []Freeze) error {
+	if len(all) == 0 {
+		return rows.Delete([]byte{rowFreeze})
 	}
-	return all, nil
+	slices.SortFunc(all, func(a, b Freeze) int { return cmp.Compare(a.Reason, b.Reason) })
+	var b []byte
+	for _, f := range all {
+		b = append(b, byte(f.Reason))
+		for _, n := range []uint64{uint64(f.Since), uint64(f.Clock), uint64(f.Store), f.Place.Epoch, f.Place.Seq} {
+			b = binary.BigEndian.AppendUint64(b, n)
+		}
+		b = enc.AppendVLP(b, []byte(f.Text))
+	}
+	return rows.Put([]byte{rowFreeze}, b)
 }
 
 // checkFreezes returns an error that wraps ErrFrozen while deleting is frozen.
@@ -68,17 +72,23 @@ func checkFreezes(rows Getter) error {
 
 // applyFrozen freezes, or freezes anew: a start that finds a reason does not know yet what the journal says.
 func applyFrozen(rows Rows, timeMS int64, rec segment.Frozen) error {
-	return Freeze{rec.Reason, timeMS, rec.Clock, rec.Store, rec.Place, rec.Text}.put(rows)
+	all, err := loadFreezes(rows)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(f Freeze) bool { return f.Reason == rec.Reason })
+	return putFreezes(rows, append(all, Freeze{rec.Reason, timeMS, rec.Clock, rec.Store, rec.Place, rec.Text}))
 }
 
 // applyThawed ends the freeze that it names, and no later one of the same reason.
 func applyThawed(rows Rows, rec segment.Thawed) error {
-	f, ok, err := loadFreeze(rows, rec.Reason)
+	all, err := loadFreezes(rows)
 	if err != nil {
 		return err
 	}
-	if !ok || f.Since != rec.Since {
+	i := slices.IndexFunc(all, func(f Freeze) bool { return f.Reason == rec.Reason && f.Since == rec.Since })
+	if i < 0 {
 		return fmt.Errorf("thaw %s: %w", rec.Reason, ErrNotFrozen)
 	}
-	return rows.Delete([]byte{rowFreeze, byte(rec.Reason)})
+	return putFreezes(rows, slices.Delete(all, i, i+1))
 }

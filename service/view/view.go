@@ -21,7 +21,8 @@
 //	                        from 1970 in UTC, on which it last did; the bytes as billed
 //	'D' group u32, name 32  epoch u64, seq u64, off u32, since i64: a block that is damaged where it is
 //	'e' epoch u64           last seq u64, hash 32: a closed epoch as the journal accepted it
-//	'f' reason u8           since i64, clock i64, store i64, epoch u64, seq u64, text: deleting is frozen in the whole cell
+//	'f'                     for each reason in order: reason u8, since i64, clock i64, store i64, epoch u64, seq u64, text:
+//	                        deleting is frozen in the whole cell
 //	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
 //	'h' vault 32, n u64     the entry, as package history encodes it
 //	'i' record id 32        vault 32, n u64
@@ -103,7 +104,7 @@ import (
 )
 
 // Version is the version of the rows; a store of another version is discarded and rebuilt.
-const Version = 4
+const Version = 5
 
 // Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
 // valid until the next change of the rows.
