@@ -25,6 +25,8 @@ const (
 	// replayRuns is how many lots lie beside one another in the database before they are merged into what is there, and
 	// maxRuns how many at most: the next waits. Close merges what is left.
 	replayRuns, maxRuns = 96, 128
+	// replayParts is how many tables a lot is divided into: as many as are merged at the same time, which Close waits for.
+	replayParts = merges
 	// replayBase is the size up to which all lots are merged into one level, bytes.
 	replayBase = 2 << 30
 )
@@ -43,6 +45,7 @@ type Replay struct {
 	common map[string][]byte // rows for which thousands of blocks ask; nil: not there
 	absent *filter           // unless nil: knows of every block row that there ever was
 	work   []sortKey         // of the goroutine that writes
+	bounds [][]byte          // likewise; the keys at which lots are divided, made from the first
 	many   bool              // the database is prepared
 	merged chan struct{}     // has something after lots were merged
 	lot    int               // size of the changes that are gathered, bytes
@@ -253,8 +256,8 @@ func (r *Replay) each(fn func(k, v []byte) error) error {
 	return nil
 }
 
-// ingest makes one table of the rows and has the database take it in. Crash: before that, the table lies in a directory
-// of its own, which the next Open removes; afterwards it is on disk.
+// ingest makes tables of the rows and has the database take all of them in, or none. Crash: before that, they lie in a
+// directory of their own, which the next Open removes; afterwards they are on disk.
 func (r *Replay) ingest() error {
 	s := r.store
 	for s.db.Metrics().Levels[0].Sublevels >= maxRuns {
@@ -264,24 +267,64 @@ func (r *Replay) ingest() error {
 	if err := s.fs.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	path := s.fs.PathJoin(dir, "replay")
-	f, err := s.fs.Create(path, vfs.WriteCategoryUnspecified)
+	paths, err := r.tables(dir)
 	if err != nil {
 		return err
 	}
+	return s.db.Ingest(context.Background(), paths)
+}
+
+// tables writes the rows below to tables in dir, and returns their paths. Every lot is divided at the same keys, so that
+// what lies on either side can be merged at the same time.
+func (r *Replay) tables(dir string) (paths []string, err error) {
+	s := r.store
+	rows := r.below.sorted(&r.work)
+	if r.bounds == nil {
+		n, part := 0, len(r.work)/replayParts+1
+		for k := range rows {
+			if n++; n%part == 0 {
+				r.bounds = append(r.bounds, bytes.Clone(k))
+			}
+		}
+	}
 	opts := s.opts.MakeWriterOptions(0, s.db.TableFormat())
 	opts.Compression = sstable.NoCompression
-	w := sstable.NewWriter(objstorageprovider.NewFileWritable(f), opts)
-	err = r.each(func(k, v []byte) error {
-		if v == nil {
-			return w.Delete(k)
+	var w *sstable.Writer
+	defer func() {
+		if w != nil {
+			err = errors.Join(err, w.Close())
 		}
-		return w.Set(k, v)
-	})
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
+	}()
+	bounds := r.bounds
+	for k, v := range rows {
+		over := 0
+		for over < len(bounds) && bytes.Compare(k, bounds[over]) >= 0 {
+			over++
+		}
+		if bounds = bounds[over:]; w != nil && over > 0 {
+			err := w.Close()
+			if w = nil; err != nil {
+				return nil, err
+			}
+		}
+		if w == nil {
+			path := s.fs.PathJoin(dir, fmt.Sprint("replay-", len(paths)))
+			f, err := s.fs.Create(path, vfs.WriteCategoryUnspecified)
+			if err != nil {
+				return nil, err
+			}
+			w, paths = sstable.NewWriter(objstorageprovider.NewFileWritable(f), opts), append(paths, path)
+		}
+		if v == nil {
+			err = w.Delete(k)
+		} else {
+			err = w.Set(k, v)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	return s.db.Ingest(context.Background(), []string{path})
+	return paths, nil
 }
 
 // reopen opens the database again, with other options if tune is not nil. While it opens, it merges tables if there are

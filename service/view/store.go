@@ -27,6 +27,7 @@ const (
 	memTableSize = 8 << 20
 	memTables    = 3
 	openFiles    = 256
+	merges       = 2
 )
 
 // Reserve is what the view needs of its disk to go on deleting when nothing else is taken any more, bytes: what is in
@@ -165,6 +166,8 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 			MaxOpenFiles:                openFiles,
 			MemTableSize:                memTableSize,
 			MemTableStopWritesThreshold: memTables,
+			// More than one when many tables wait for it.
+			CompactionConcurrencyRange: func() (int, int) { return 1, merges },
 		}
 		for i := range opts.Levels {
 			// Most look-ups during a backup are for blocks that are not there.
