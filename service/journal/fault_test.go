@@ -421,7 +421,7 @@ func TestScenarioS9WeakStore(t *testing.T) {
 				for _, always := range []bool{false, true} {
 					gets := 0
 					b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
-						if gets++; op == sim.OpGet && strings.Contains(key, "/log/") && (always || gets%2 == 1) {
+						if gets++; op == sim.OpGet && strings.Contains(key, "/log/") && (always || gets%blockReads != 0) {
 							return fault
 						}
 						return sim.Fault{}

@@ -22,8 +22,8 @@ func (j *Journal) Damaged(v holdfast.VaultID, g holdfast.GroupID, after holdfast
 	return j.store.DamagedOf(v, g, after, max)
 }
 
-// ReadBlock returns the sealed bytes of an acknowledged block. It verifies the checksum and reads once
-// more before it returns an error that wraps ErrDamaged.
+// ReadBlock returns the sealed bytes of an acknowledged block. It verifies the checksum; the error wraps ErrDamaged when
+// the block was wrong blockReads times, and in every other landing.
 func (j *Journal) ReadBlock(ctx context.Context, b view.Block) ([]byte, error) {
 	r := j.ReadBlocks(ctx, []view.Block{b})[0]
 	return r.Sealed, r.Err
@@ -138,17 +138,27 @@ func (j *Journal) get(ctx context.Context, key segment.Key, off, n int64) ([]byt
 	return j.cfg.Bucket.Get(ctx, key.String(), off, n)
 }
 
-// verified cuts b out of raw, or reads it once more if its bytes there are wrong: a reader or a line can
-// err where the store does not. If they are wrong again, another landing of the segment may be good.
+// blockReads is how often a block must come back wrong before it is called damaged: a store that fails in a row is not one
+// that lost it, and whoever restores is told once.
+const blockReads = 4
+
+// verified cuts b out of raw, or reads it again, over other connections, if its bytes there are wrong: a reader or a
+// line can err where the store does not. If they are wrong every time, another landing of the segment may be good.
 func (j *Journal) verified(ctx context.Context, key segment.Key, b view.Block, raw []byte, at int) Read {
 	if end := at + int(b.Len); end <= len(raw) {
 		if p := raw[at:end:end]; segment.SumOf(p) == b.Sum {
 			return Read{Sealed: p}
 		}
 	}
-	again, err := j.get(ctx, key, int64(b.Off), int64(b.Len))
-	if err == nil && segment.SumOf(again) == b.Sum {
-		return Read{Sealed: again}
+	var again []byte
+	var err error
+	for range blockReads - 1 {
+		if again, err = j.get(bucket.Fresh(ctx), key, int64(b.Off), int64(b.Len)); err == nil && segment.SumOf(again) == b.Sum {
+			return Read{Sealed: again}
+		}
+		if err != nil && !errors.Is(err, bucket.ErrShort) {
+			break
+		}
 	}
 	if err == nil || errors.Is(err, bucket.ErrShort) {
 		var other []found

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// badLooks is how often a block is read once more, over other connections, before it is called damaged. Each look reads it
-	// twice from the landing that the view names, and once from every other.
+	// badLooks is how often a block is looked at again, over other connections, before it is recorded as damaged. Each look reads
+	// it blockReads times from the landing that the view names, and once from every other.
 	badLooks = 3
 	// maxSuspects bounds the blocks that wait for being looked at because a fetch found them bad. Any more are found when
 	// they are fetched again, or scrubbed.
@@ -111,7 +111,7 @@ func (j *Journal) scrubBlocks(ctx context.Context, f found, t *segment.Trailer, 
 		for i, r := range j.ReadBlocks(ctx, blocks) {
 			c := part[i]
 			if errors.Is(r.Err, ErrDamaged) && !c.Block.Damaged {
-				s.Read += badLooks * uint64(c.Block.Len)
+				s.Read += badLooks * blockReads * uint64(c.Block.Len)
 				r.Err = j.lookAgain(ctx, c.Block)
 			}
 			switch {
