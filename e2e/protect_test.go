@@ -492,13 +492,9 @@ func (tm *terminal) answer(shown, typed string) {
 	}
 }
 
-// hung is how long nothing is shown before a command counts as hung. A key is derived meanwhile, on a machine that may have much
-// else to do.
-const hung = 2 * time.Minute
-
 func (tm *terminal) await(shown string) {
 	tm.t.Helper()
-	tm.master.SetReadDeadline(time.Now().Add(hung))
+	tm.master.SetReadDeadline(time.Now().Add(20 * time.Second))
 	from := tm.seen.Len()
 	b := make([]byte, 4096)
 	for !strings.Contains(tm.seen.String()[from:], shown) {
@@ -513,7 +509,7 @@ func (tm *terminal) await(shown string) {
 // end returns the exit code and all that the terminal showed.
 func (tm *terminal) end() (int, string) {
 	tm.t.Helper()
-	tm.master.SetReadDeadline(time.Now().Add(hung))
+	tm.master.SetReadDeadline(time.Now().Add(20 * time.Second))
 	b := make([]byte, 4096)
 	for {
 		n, err := tm.master.Read(b)

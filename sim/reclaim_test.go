@@ -216,7 +216,11 @@ func (c *cell) mend() {
 			continue
 		}
 		u.begin(c, 0)
-		u.run.chunks = append(u.run.chunks, lost...)
+		for _, b := range lost { // some may be in what it begins with
+			if !slices.ContainsFunc(u.run.chunks, func(x viewtest.Block) bool { return x.Name == b.Name }) {
+				u.run.chunks = append(u.run.chunks, b)
+			}
+		}
 		for u.run != nil {
 			c.must(u.backup(c))
 		}
