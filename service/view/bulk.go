@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/maphash"
-	"iter"
 	"slices"
 )
 
@@ -142,9 +141,8 @@ func (t *bulk) reset() {
 	t.rows, t.used, t.size = t.rows[:0], 0, 0
 }
 
-// sorted returns the rows in the order of their keys; the value of one that was deleted is nil. scratch is memory to
-// work in.
-func (t *bulk) sorted(scratch *[]sortKey) iter.Seq2[[]byte, []byte] {
+// sorted returns the rows in the order of their keys. scratch is memory to work in, of which the result is part.
+func (t *bulk) sorted(scratch *[]sortKey) []sortKey {
 	all := (*scratch)[:0]
 	for n := range t.rows {
 		key, _ := t.bytes(&t.rows[n])
@@ -163,18 +161,15 @@ func (t *bulk) sorted(scratch *[]sortKey) iter.Seq2[[]byte, []byte] {
 		if a.lo != b.lo {
 			return cmp.Compare(a.lo, b.lo)
 		}
-		ka, _ := t.bytes(&t.rows[a.row])
-		kb, _ := t.bytes(&t.rows[b.row])
+		ka, _ := t.at(a)
+		kb, _ := t.at(b)
 		return bytes.Compare(ka, kb)
 	})
-	return func(yield func(k, v []byte) bool) {
-		for _, p := range all {
-			if !yield(t.bytes(&t.rows[p.row])) {
-				return
-			}
-		}
-	}
+	return all
 }
+
+// at returns the row of p; the value of one that was deleted is nil.
+func (t *bulk) at(p sortKey) (key, val []byte) { return t.bytes(&t.rows[p.row]) }
 
 // sortKey is a row of a bulk and how its key begins.
 type sortKey struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
@@ -235,28 +236,22 @@ func (r *Replay) commit() error {
 func (r *Replay) batch() error {
 	b := r.store.db.NewBatchWithSize(r.below.size + 16*len(r.below.rows))
 	defer b.Close()
-	if err := r.each(func(k, v []byte) error {
-		if v == nil {
-			return b.Delete(k, nil)
+	for _, p := range r.below.sorted(&r.work) {
+		var err error
+		if k, v := r.below.at(p); v == nil {
+			err = b.Delete(k, nil)
+		} else {
+			err = b.Set(k, v, nil)
 		}
-		return b.Set(k, v, nil)
-	}); err != nil {
-		return err
+		if err != nil {
+			return err
+		}
 	}
 	return commit(b)
 }
 
-// each calls fn with the rows below in the order of their keys; those that were deleted have no value.
-func (r *Replay) each(fn func(k, v []byte) error) error {
-	for k, v := range r.below.sorted(&r.work) {
-		if err := fn(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ingest makes tables of the rows and has the database take all of them in, or none. Crash: before that, they lie in a
+// ingest makes tables of the rows, divided at the same keys in every lot, so that what lies on either side can be merged at
+// the same time, and has the database take all of them in, or none. Crash: before that, they lie in a
 // directory of their own, which the next Open removes; afterwards they are on disk.
 func (r *Replay) ingest() error {
 	s := r.store
@@ -267,64 +262,55 @@ func (r *Replay) ingest() error {
 	if err := s.fs.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	paths, err := r.tables(dir)
-	if err != nil {
-		return err
+	rows := r.below.sorted(&r.work)
+	if r.bounds == nil {
+		for part := 1; part < replayParts && len(rows) >= replayParts; part++ {
+			k, _ := r.below.at(rows[part*len(rows)/replayParts])
+			r.bounds = append(r.bounds, bytes.Clone(k))
+		}
+	}
+	var paths []string
+	for part := range replayParts {
+		n := len(rows) // of this part
+		if part < len(r.bounds) {
+			n, _ = slices.BinarySearchFunc(rows, r.bounds[part], func(p sortKey, bound []byte) int {
+				k, _ := r.below.at(p)
+				return bytes.Compare(k, bound)
+			})
+		}
+		if n > 0 {
+			path := s.fs.PathJoin(dir, fmt.Sprint("replay-", part))
+			if err := r.table(path, rows[:n]); err != nil {
+				return err
+			}
+			paths = append(paths, path)
+		}
+		rows = rows[n:]
 	}
 	return s.db.Ingest(context.Background(), paths)
 }
 
-// tables writes the rows below to tables in dir, and returns their paths. Every lot is divided at the same keys, so that
-// what lies on either side can be merged at the same time.
-func (r *Replay) tables(dir string) (paths []string, err error) {
+// table makes a table of rows below, in order.
+func (r *Replay) table(path string, rows []sortKey) error {
 	s := r.store
-	rows := r.below.sorted(&r.work)
-	if r.bounds == nil {
-		n, part := 0, len(r.work)/replayParts+1
-		for k := range rows {
-			if n++; n%part == 0 {
-				r.bounds = append(r.bounds, bytes.Clone(k))
-			}
-		}
+	f, err := s.fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
 	}
 	opts := s.opts.MakeWriterOptions(0, s.db.TableFormat())
 	opts.Compression = sstable.NoCompression
-	var w *sstable.Writer
-	defer func() {
-		if w != nil {
-			err = errors.Join(err, w.Close())
-		}
-	}()
-	bounds := r.bounds
-	for k, v := range rows {
-		over := 0
-		for over < len(bounds) && bytes.Compare(k, bounds[over]) >= 0 {
-			over++
-		}
-		if bounds = bounds[over:]; w != nil && over > 0 {
-			err := w.Close()
-			if w = nil; err != nil {
-				return nil, err
-			}
-		}
-		if w == nil {
-			path := s.fs.PathJoin(dir, fmt.Sprint("replay-", len(paths)))
-			f, err := s.fs.Create(path, vfs.WriteCategoryUnspecified)
-			if err != nil {
-				return nil, err
-			}
-			w, paths = sstable.NewWriter(objstorageprovider.NewFileWritable(f), opts), append(paths, path)
-		}
-		if v == nil {
+	w := sstable.NewWriter(objstorageprovider.NewFileWritable(f), opts)
+	for _, p := range rows {
+		if k, v := r.below.at(p); v == nil {
 			err = w.Delete(k)
 		} else {
 			err = w.Set(k, v)
 		}
 		if err != nil {
-			return nil, err
+			break
 		}
 	}
-	return paths, nil
+	return errors.Join(err, w.Close())
 }
 
 // reopen opens the database again, with other options if tune is not nil. While it opens, it merges tables if there are
