@@ -130,8 +130,11 @@ func (j *Journal) commitView(p *pending, key segment.Key) error {
 	return nil
 }
 
-// maxCalls bounds the calls that store one segment at one time.
-const maxCalls = 2
+const (
+	maxCalls   = 3       // that store one segment at one time
+	largeCalls = 2       // if it is large: a line that is slow must not be filled with the same
+	large      = 1 << 20 // bytes
+)
 
 // landing is one call to the bucket that stores a segment.
 type landing struct {
@@ -151,6 +154,10 @@ func (j *Journal) put(ctx context.Context, patience time.Duration, pos segment.P
 	defer func() { e.end(err == nil) }()
 	ctx, overtaken := context.WithCancel(ctx)
 	defer overtaken()
+	most := maxCalls
+	if len(s.Body) > large {
+		most = largeCalls
+	}
 	done := make(chan landing, maxCalls)
 	atWork, began, backoff := 0, time.Now(), firstBackoff
 	next := time.NewTimer(0) // to when another call is begun
@@ -163,8 +170,8 @@ func (j *Journal) put(ctx context.Context, patience time.Duration, pos segment.P
 				way = bucket.Hedge(ctx)
 			}
 			calls.Go(func() { done <- j.land(way, pos, s) })
-			if slow := j.slowAfter(len(s.Body)); slow > 0 && atWork < maxCalls {
-				next.Reset(slow)
+			if slow := j.slowAfter(len(s.Body)); slow > 0 && atWork < most {
+				next.Reset(time.Duration(atWork) * slow)
 			}
 		case l := <-done:
 			atWork--

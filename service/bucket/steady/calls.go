@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"holdfast/service/bucket"
@@ -59,7 +60,14 @@ func (b *Bucket) twice(ctx context.Context, r request, n int64, call func(contex
 	for try := 1; ; try++ {
 		last := hedge || try == perRequest || b.timesFailed(r) >= perRequest-1
 		err := b.one(ctx, attempt{request: r, n: try, bytes: n, hedge: hedge, last: last}, call)
-		if last || !again(bucket.ClassOf(err)) || ctx.Err() != nil || !b.retry(ctx, try+1, err) {
+		if last || !again(bucket.ClassOf(err)) || ctx.Err() != nil || !b.take() {
+			return err
+		}
+		t := time.NewTimer(backoff(try, err))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
 			return err
 		}
 		ctx = bucket.Fresh(ctx)
@@ -71,7 +79,7 @@ func (b *Bucket) Get(ctx context.Context, key string, off, n int64) ([]byte, err
 	if err := bucket.CheckKey(key); err != nil {
 		return nil, err
 	}
-	g := get{b: b, key: key}
+	g := &get{b: b, key: key}
 	return read(ctx, b, request{bucket.OpGet, key, off, n}, max(0, n),
 		func(ctx context.Context, a attempt) ([]byte, error) { return g.exact(ctx, a, off, n) },
 		func(ctx context.Context, a attempt) ([]byte, error) { return g.other(ctx, a, off, n) })
@@ -91,64 +99,91 @@ func (b *Bucket) List(ctx context.Context, prefix, after string, max int) ([]buc
 // way makes one attempt to answer a call; the attempt is filled in but for what is asked.
 type way[T any] func(ctx context.Context, a attempt) (T, error)
 
-// read makes attempts until one is answered: first as the caller asked, then in another way.
+// read makes attempts until one is answered: first as the caller asked, then in another way. Beside one that is slow it
+// makes hedges, in another way; what is answered first ends the rest. An attempt that fails is followed by the next when it
+// is time for that, whatever is under way beside it.
 func read[T any](ctx context.Context, b *Bucket, r request, n int64, same, other way[T]) (T, error) {
-	for try, asked := 1, b.timesFailed(r); ; try++ {
-		a := attempt{request: r, n: try, bytes: n, last: try == perCall}
-		first := same
-		if asked++; asked > perRequest {
-			first, a.other = other, true
-		}
-		began := time.Now()
-		v, err := hedged(ctx, b, a, first, other)
-		class := bucket.ClassOf(err)
-		if class.Answer() || !passes(class) || ctx.Err() != nil || try == perCall || !b.retry(ctx, try+1, err) {
-			return v, err
-		}
-		if !again(class) || time.Since(began) > quickly {
-			asked = perRequest
-		}
-		ctx = bucket.Fresh(ctx)
-	}
-}
-
-// hedged makes an attempt, and another way beside it if it is slow; what is answered first ends the other. If the
-// first fails, it waits for the second.
-func hedged[T any](ctx context.Context, b *Bucket, a attempt, first, other way[T]) (T, error) {
-	slow := b.SlowAfter(a.op, a.bytes)
-	if slow == 0 {
-		return first(ctx, a)
-	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	type answer struct {
-		v   T
-		err error
+		v     T
+		err   error
+		hedge bool
 	}
-	one, endOne := context.WithCancel(ctx)
-	defer endOne()
-	two, endTwo := context.WithCancel(bucket.Hedge(ctx))
-	defer endTwo()
-	done := make(chan answer, 1) // nobody waits for a hedge that has lost
-	timer := time.AfterFunc(slow, func() {
-		if !b.take() {
-			done <- answer{err: bucket.ErrSpent}
-			return
+	done, atWork := make(chan answer, ways), 0 // nobody waits for what has lost
+	begin := func(ctx context.Context, a attempt, w way[T]) {
+		atWork++
+		go func() {
+			v, err := w(ctx, a)
+			done <- answer{v, err, a.hedge}
+		}()
+	}
+	most := ways
+	if n >= slackFrom {
+		most = largeWays
+	}
+	var (
+		a       = attempt{request: r, bytes: n} // the newest, hedges apart
+		failure answer                          // of it
+		began   time.Time
+		slow    time.Duration            // after which a hedge is made beside it; 0 if none is
+		asked   = b.timesFailed(r)       // how often the request was made as it is
+		timer   = time.NewTimer(1 << 62) // to the next hedge or attempt
+		pausing <-chan struct{}          // between two attempts, when ctx ends
+	)
+	defer timer.Stop()
+	next := func() {
+		a.n++
+		a.last, pausing = a.n == perCall, nil
+		w := same
+		if asked++; asked > perRequest {
+			a.other, w = true, other
 		}
-		h := a
-		h.hedge, h.other = true, true
-		v, err := other(two, h)
-		if bucket.ClassOf(err).Answer() {
-			defer endOne()
+		began, slow = time.Now(), b.SlowAfter(a.op, a.bytes)
+		begin(ctx, a, w)
+		if slow > 0 {
+			timer.Reset(slow)
 		}
-		done <- answer{v, err}
-	})
-	v, err := first(one, a)
-	if timer.Stop() || bucket.ClassOf(err).Answer() || ctx.Err() != nil {
-		return v, err
 	}
-	if h := <-done; bucket.ClassOf(h.err).Answer() {
-		return h.v, h.err
+	for next(); ; {
+		select {
+		case <-pausing:
+			return failure.v, failure.err
+		case <-timer.C:
+			if pausing != nil {
+				ctx = bucket.Fresh(ctx)
+				next()
+				continue
+			}
+			if atWork < most && b.take() {
+				h := a
+				h.hedge, h.other = true, true
+				begin(bucket.Hedge(ctx), h, other)
+			}
+			slow *= 2
+			timer.Reset(slow)
+		case got := <-done:
+			atWork--
+			class := bucket.ClassOf(got.err)
+			if class.Answer() {
+				return got.v, got.err
+			}
+			if !got.hedge {
+				failure, slow = got, 0
+				timer.Stop()
+				if passes(class) && ctx.Err() == nil && a.n < perCall && b.take() {
+					pausing = ctx.Done()
+					timer.Reset(backoff(a.n, got.err))
+				}
+				if !again(class) || time.Since(began) > quickly {
+					asked = perRequest
+				}
+			}
+			if atWork == 0 && pausing == nil {
+				return failure.v, failure.err
+			}
+		}
 	}
-	return v, err
 }
 
 // wrong is an answer that cannot be one.
@@ -157,12 +192,13 @@ func wrong(format string, a ...any) error {
 }
 
 type get struct {
-	b   *Bucket
-	key string
+	b       *Bucket
+	key     string
+	inWhole atomic.Bool // that all of it was asked for by its size
 }
 
 // exact asks for a range.
-func (g get) exact(ctx context.Context, a attempt, off, n int64) (p []byte, err error) {
+func (g *get) exact(ctx context.Context, a attempt, off, n int64) (p []byte, err error) {
 	a.request = request{bucket.OpGet, g.key, off, n}
 	a.bytes = max(0, n)
 	err = g.b.one(ctx, a, func(ctx context.Context) error {
@@ -184,7 +220,7 @@ const (
 
 // other answers a Get without making the same request: from a range that begins before it or, where there is little
 // before, from one that ends behind it.
-func (g get) other(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+func (g *get) other(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
 	a.other = true
 	switch {
 	case off < 0 || n > bucket.MaxObject: // in no object
@@ -198,7 +234,7 @@ func (g get) other(ctx context.Context, a attempt, off, n int64) ([]byte, error)
 }
 
 // wider begins before the range.
-func (g get) wider(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+func (g *get) wider(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
 	more, all := 1+rand.Int64N(min(off, widest)), n
 	if n >= 0 {
 		all += more
@@ -212,7 +248,7 @@ func (g get) wider(ctx context.Context, a attempt, off, n int64) ([]byte, error)
 
 // longer ends behind the range. If the object ends before that, it reads the range in two parts, or all that is left of
 // the object if there is nothing to part.
-func (g get) longer(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+func (g *get) longer(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
 	p, err := g.exact(ctx, a, off, n+1+rand.Int64N(widest))
 	if !errors.Is(err, bucket.ErrShort) {
 		return p[:min(int64(len(p)), n)], err
@@ -229,7 +265,7 @@ func (g get) longer(ctx context.Context, a attempt, off, n int64) ([]byte, error
 }
 
 // parts reads a range of two bytes or more in two requests.
-func (g get) parts(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
+func (g *get) parts(ctx context.Context, a attempt, off, n int64) ([]byte, error) {
 	cut := 1 + rand.Int64N(n-1)
 	head, err := g.exact(ctx, a, off, cut)
 	if err != nil {
@@ -243,9 +279,9 @@ func (g get) parts(ctx context.Context, a attempt, off, n int64) ([]byte, error)
 }
 
 // whole reads an object of unknown size as it was at one time, though it may be one that is swapped: first its end, which tells
-// the size, then the range that is all of it. Where that has failed twice as well, it reads all of it in parts until two
+// the size, then the range that is all of it. Where that was asked for as well, it reads all of it in parts until two
 // readings agree: no content comes back after another.
-func (g get) whole(ctx context.Context, a attempt) ([]byte, error) {
+func (g *get) whole(ctx context.Context, a attempt) ([]byte, error) {
 	from := 1 + rand.Int64N(32)
 	end, err := g.exact(ctx, a, from, -1)
 	if errors.Is(err, bucket.ErrShort) {
@@ -261,7 +297,7 @@ func (g get) whole(ctx context.Context, a attempt) ([]byte, error) {
 	size := from + int64(len(end))
 	var p, again []byte
 	a = g.b.more(a)
-	if size == 1 || g.b.timesFailed(request{bucket.OpGet, g.key, 0, size}) < perRequest {
+	if size == 1 || g.b.timesFailed(request{bucket.OpGet, g.key, 0, size}) < perRequest && !g.inWhole.Swap(true) {
 		a.other = false
 		p, err = g.exact(ctx, a, 0, size)
 		again = p

@@ -43,6 +43,8 @@ const (
 const (
 	perRequest   = 2 // attempts at one identical request
 	perCall      = 5 // attempts of one Get or List, hedges apart
+	ways         = 3 // of one Get or List at the same time
+	largeWays    = 2 // if it moves slackFrom bytes or more: a line that is slow must not be filled with the same
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 2 * time.Second
 	longestAfter = 10 * time.Second // of what the store asks to wait
@@ -338,24 +340,13 @@ func (b *Bucket) Down() (since time.Time, cause error) {
 	return b.breaker.since, b.breaker.cause
 }
 
-// retry waits for the attempt n, 2 or more, of a call that failed with err. It returns false if there is none: ctx ends, or
-// the budget is spent.
-func (b *Bucket) retry(ctx context.Context, n int, err error) bool {
-	if !b.take() {
-		return false
-	}
-	most := min(firstBackoff<<(n-2), lastBackoff)
+// backoff is how long to wait after the attempt n of a call, which failed with err.
+func backoff(n int, err error) time.Duration {
+	most := min(firstBackoff<<(n-1), lastBackoff)
 	wait := most/2 + rand.N(most/2)
 	var e *bucket.Error
 	if errors.As(err, &e) {
 		wait = max(wait, min(e.After, longestAfter))
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return wait
 }

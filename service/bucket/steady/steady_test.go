@@ -299,7 +299,7 @@ func TestOtherRequestsAnswerTheSame(t *testing.T) {
 				for range 8 { // ranges are random
 					y.all = nil
 					want, no := s.Get(ctx, key, off, n)
-					got, err := get{b, key}.other(ctx, attempt{n: 3}, off, n)
+					got, err := (&get{b: b, key: key}).other(ctx, attempt{n: 3}, off, n)
 					same(fmt.Sprintf("%d at %d of %d", n, off, size), got, want, err, no)
 					for _, q := range y.all {
 						if q.off == off && q.n == n && off >= 0 {
@@ -310,7 +310,7 @@ func TestOtherRequestsAnswerTheSame(t *testing.T) {
 			}
 		}
 		_, no := s.Get(ctx, "none", 0, size)
-		got, err := get{b, "none"}.other(ctx, attempt{n: 3}, 0, size)
+		got, err := (&get{b: b, key: "none"}).other(ctx, attempt{n: 3}, 0, size)
 		same("nothing", got, "", err, no)
 	}
 	for i := range 2*bucket.MaxList + 3 {

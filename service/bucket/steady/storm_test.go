@@ -1,6 +1,7 @@
 package steady
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ func TestHang(t *testing.T) {
 			if err != nil || took < soonestUnknown || took > soonestUnknown+time.Millisecond {
 				t.Errorf("%s: %v after %v", op, err, took)
 			}
+			synctest.Wait() // for what was called off
 			one, two := w.spy.all[0], w.spy.all[1]
 			if len(w.spy.all) != 2 || !two.fresh || one.request == two.request {
 				t.Errorf("%s: %v", op, w.spy.all)
@@ -86,6 +88,75 @@ func TestHedgeThatLoses(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
+}
+
+// While a read and the hedge beside it are slow, there is a third way, and no fourth; one that fails is followed by the next
+// attempt, however slow what is beside it.
+func TestWaysBesideEachOther(t *testing.T) {
+	wait := soonestUnknown + rateTime(5, unknownRate)
+	for name, c := range map[string]struct {
+		faults []sim.Fault // of the attempts in the order in which they are begun, from the first; then none
+		took   time.Duration
+		made   int
+	}{
+		"two hang":               {[]sim.Fault{{Hang: true}, {Hang: true}}, 3 * wait, 3},
+		"three hang":             {[]sim.Fault{{Hang: true}, {Hang: true}, {Hang: true}}, patience + rateTime(5, leastRate), 4},
+		"one fails, one is slow": {[]sim.Fault{{Slow: sim.CursedDelay, Err: sim.ErrFault}, {Slow: time.Hour}}, sim.CursedDelay, 3},
+		"two fail, one is slow": {[]sim.Fault{{Slow: 3 * time.Second, Err: sim.ErrFault}, {Slow: time.Hour},
+			{Err: sim.ErrFault}}, 3 * time.Second, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, func(op sim.Op, _ string, attempt int) sim.Fault {
+					if attempt <= len(c.faults) {
+						return c.faults[attempt-1]
+					}
+					return sim.Fault{}
+				})
+				began := time.Now()
+				err := w.calls()[bucket.OpGet](t.Context())
+				if took := time.Since(began); err != nil || took < c.took || took > c.took+2*firstBackoff+2*firstBackoff {
+					t.Errorf("%v after %v, want %v", err, took, c.took)
+				}
+				if n := len(w.spy.all); n != c.made {
+					t.Errorf("%d requests, want %d: %v", n, c.made, w.spy.all)
+				}
+			})
+		})
+	}
+}
+
+// An object that is read whole, of which both requests for all of it are cursed, is there in the time of two hedges: the
+// service reads the epoch object before each acknowledgement.
+func TestCursedWholeIsSoonThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.Bucket.b = slowly{picky{w.spy, func(r request) bool { return r.off == 0 && (r.n < 0 || r.n == int64(len(body))) }}}
+		for hour := range 3 {
+			began := time.Now()
+			got, err := w.Get(t.Context(), "s", 0, -1)
+			if took := time.Since(began); err != nil || !bytes.Equal(got, body) || took > 4*soonestUnknown {
+				t.Errorf("hour %d: %q, %v after %v", hour, got, err, took)
+			}
+			time.Sleep(2 * time.Hour) // it is forgotten
+		}
+	})
+}
+
+// slowly is a picky store that fails as a cursed request does.
+type slowly struct{ picky }
+
+func (s slowly) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	got, err := s.picky.Get(ctx, key, off, n)
+	if err == nil {
+		return got, nil
+	}
+	select {
+	case <-time.After(sim.CursedDelay):
+		return got, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // SlowAfter follows what is usual for the size, within bounds.
@@ -427,9 +498,12 @@ func TestHistoryIsExact(t *testing.T) {
 		if o.Bad.Median != 4.88 || o.Bad.Max != 4.88 || o.Good.Median != 0.01 || o.Alike != 1 {
 			t.Errorf("put: good %+v, bad %+v, alike %v", o.Good, o.Bad, o.Alike)
 		}
+		// The first fails; so would the hedge beside it, if the next attempt did not call it off.
+		synctest.Wait()
 		o = w.op(bucket.OpGet)
-		if want := uint64(len(w.spy.all)) - 11; o.Attempts != want || o.Classes[bucket.ClassNotFound] != want-2 || o.Failed > 2 {
-			t.Errorf("get: %+v, of %d", o, want)
+		if made := len(w.spy.all) - 11; made != 3 || o.Attempts != 2 || o.Hedges != 1 || o.Won != 0 ||
+			o.Classes[bucket.ClassServer] != 1 || o.Classes[bucket.ClassCanceled] != 1 || o.Classes[bucket.ClassNotFound] != 1 {
+			t.Errorf("get: %+v, of %d", o, made)
 		}
 	})
 }
