@@ -38,7 +38,7 @@ func (d *Disk) OnOp(fn func(DiskOp) DiskFault) {
 
 // Open opens the store on d. An error of a write on d is an event that must never happen, as on a real disk.
 func (d *Disk) Open() (*Store, error) {
-	return open(guarded(&opsFS{d.fs, d.suffer}, "view"), "view", unclocked)
+	return open(guarded(&opsFS{d.fs, d.suffer}, "view"), "view")
 }
 
 func (d *Disk) suffer(op DiskOp, do func() error) error {

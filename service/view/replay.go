@@ -24,9 +24,9 @@ const (
 	// manyRecords is how many records must be coming for the database to be prepared for them.
 	manyRecords = 200_000
 	// replayRuns is how many lots lie beside one another in the database before they are merged into what is there, and
-	// maxRuns how many at most: the next waits. Close merges what is left.
+	// maxRuns how many at most: the next waits. What is left when it is closed is merged afterwards.
 	replayRuns, maxRuns = 96, 128
-	// replayParts is how many tables a lot is divided into: as many as are merged at the same time, which Close waits for.
+	// replayParts is how many tables a lot is divided into: as many as are merged at the same time.
 	replayParts = merges
 	// replayBase is the size up to which all lots are merged into one level, bytes.
 	replayBase = 2 << 30
@@ -102,7 +102,7 @@ func (r *Replay) Segment(k segment.Key, size int64, t *segment.Trailer, logKey e
 	return r.write()
 }
 
-// Close waits until everything is written that was applied without error, and merged.
+// Close waits until everything is written that was applied without error. Merging it goes on afterwards.
 func (r *Replay) Close() error {
 	err := r.write()
 	if err == nil {
@@ -287,7 +287,9 @@ func (r *Replay) ingest() error {
 		}
 		rows = rows[n:]
 	}
-	return s.db.Ingest(context.Background(), paths)
+	err := s.db.Ingest(context.Background(), paths)
+	s.opts.Experimental.CompactionScheduler.UpdateGetAllowedWithoutPermission() // which the database does not do here
+	return err
 }
 
 // table makes a table of rows below, in order.
@@ -313,8 +315,8 @@ func (r *Replay) table(path string, rows []sortKey) error {
 	return errors.Join(err, w.Close())
 }
 
-// reopen opens the database again, with other options if tune is not nil. While it opens, it merges tables if there are
-// more of them than it likes.
+// reopen opens the database again, with other options if tune is not nil. If there are more tables than it likes, it begins to
+// merge them then.
 func (s *Store) reopen(tune func(*pebble.Options)) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -339,5 +341,6 @@ func (s *Store) reopen(tune func(*pebble.Options)) (err error) {
 		return fmt.Errorf("open view: %w", err)
 	}
 	s.opts = opts
+	s.ready()
 	return nil
 }

@@ -5,8 +5,11 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast"
@@ -171,6 +174,52 @@ func TestReplayMakesTheSameRows(t *testing.T) {
 	}
 }
 
+// What a replay leaves to be merged is merged once the database is open, by itself, and no sooner: opening it would wait.
+// Closing the store ends it.
+func TestMergesBeginWhenOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var begun, early atomic.Int64
+		s, err := open(vfs.NewMem(), "view", func(o *pebble.Options) {
+			o.EventListener.CompactionBegin = func(pebble.CompactionInfo) {
+				begun.Add(1)
+				if !o.Experimental.CompactionScheduler.(*turns).opened.Load() {
+					early.Add(1)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := busy(t, 1, 60)
+		r, err := s.replay(100, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.lot = 1
+		for _, x := range w.all {
+			if err := r.Segment(x.key, x.size, &x.trailer, logPub); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(r.write(), r.wait()); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.db.Metrics().Levels[0].Sublevels; n < 50 || begun.Load() > 0 {
+			t.Fatalf("%d lots and %d merges before there is anything to merge", n, begun.Load())
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := s.db.Metrics().Levels[0].Sublevels; n > 4 || begun.Load() == 0 || early.Load() > 0 {
+			t.Errorf("%d lots after %d merges, of which %d began while the database was being opened", n, begun.Load(), early.Load())
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // A segment that is refused, and what came before it in its lot, is not in the store; nothing else is missing.
 func TestReplayThatIsRefused(t *testing.T) {
 	w := busy(t, 1, 30)
@@ -247,7 +296,7 @@ func TestCrashedReplayIsAPrefix(t *testing.T) {
 			}
 		}
 		return do()
-	}}, "view", unclocked)
+	}}, "view")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +318,7 @@ func TestCrashedReplayIsAPrefix(t *testing.T) {
 	}
 	lost, some := 0, 0
 	for _, c := range clones {
-		s, err := open(c.fs, "view", unclocked)
+		s, err := open(c.fs, "view")
 		if errors.Is(err, ErrDamaged) {
 			continue // it is made anew
 		}

@@ -127,13 +127,7 @@ func contradictory(dir, what string) never.Event {
 }
 
 // OpenMem returns an empty store in memory.
-func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view", unclocked) }
-
-// unclocked lets a database in memory begin its compactions when something changes alone, and not look ten times a second
-// as well: where time is virtual that takes most of a day's time.
-func unclocked(o *pebble.Options) {
-	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
-}
+func OpenMem() (*Store, error) { return open(vfs.NewMem(), "view") }
 
 func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err error) {
 	cache := pebble.NewCache(cacheSize)
@@ -169,6 +163,7 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 			// More than one when many tables wait for it.
 			CompactionConcurrencyRange: func() (int, int) { return 1, merges },
 		}
+		opts.Experimental.CompactionScheduler = &turns{opened: &opened}
 		for i := range opts.Levels {
 			// Most look-ups during a backup are for blocks that are not there.
 			opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -200,8 +195,14 @@ func open(fs vfs.FS, dir string, set ...func(*pebble.Options)) (s *Store, err er
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open view %s: %w", dir, err), s.Close())
 	}
-	opened.Store(true)
+	s.ready()
 	return s, nil
+}
+
+// ready says that the database is open.
+func (s *Store) ready() {
+	s.opened.Store(true)
+	s.opts.Experimental.CompactionScheduler.UpdateGetAllowedWithoutPermission()
 }
 
 // logger is deaf to the database's chatter. What the database calls fatal is an event that must never happen: going on
