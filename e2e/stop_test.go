@@ -58,6 +58,18 @@ func fillUp(t testing.TB, path string) {
 	}
 }
 
+// fillUpDuring does so while a program that is under way, and has written n bytes, is paused: it has more to do on the full disk.
+func fillUpDuring(t testing.TB, p *process, n int64, path string) {
+	t.Helper()
+	waitFor(t, p, bytesWritten, n)
+	p.cmd.Process.Signal(syscall.SIGSTOP)
+	if zombie(p.cmd.Process.Pid) {
+		t.Fatalf("%s has ended before the disk could be filled", strings.Join(p.args, " "))
+	}
+	fillUp(t, path)
+	p.cmd.Process.Signal(syscall.SIGCONT)
+}
+
 // ends waits for the end of the service and returns its exit status.
 func (s *service) ends() int {
 	s.t.Helper()
@@ -179,9 +191,8 @@ func TestScenarioR5FullDisk(t *testing.T) {
 	writeNoise(t, filepath.Join(dir, "second"), 52, 40<<20)
 	c.ok("create", "-C", dir, "one", "first")
 	run := c.begin("create", "-C", dir, "two", "second")
-	waitFor(t, run, bytesWritten, 10<<20)
 	filler := filepath.Join(s.data, "filler")
-	fillUp(t, filler)
+	fillUpDuring(t, run, 10<<20, filler)
 	w := s.stops("no space left on device")
 
 	if len(w.Disk) == 0 || w.Disk[0].Used != w.Disk[0].Size {
@@ -435,8 +446,7 @@ func TestFullBucketDisk(t *testing.T) {
 	is("serving", yes)
 	s.attach("-e", "trace=statfs", "-e", "inject=statfs:error=EIO") // or it looks before it stores, and refuses in time
 	run := c.begin("create", "-C", dir, "two", "second")
-	waitFor(t, run, bytesWritten, 10<<20)
-	fillUp(t, filler)
+	fillUpDuring(t, run, 10<<20, filler)
 	is("backend_down", func() bool { return strings.Contains(s.status().Trouble.Cause, "no space left on device") })
 	c.ok("verify", "one")
 	if w := s.why(); w.Stopped != nil {
