@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -194,7 +195,7 @@ func wrong(format string, a ...any) error {
 type get struct {
 	b       *Bucket
 	key     string
-	inWhole atomic.Bool // that all of it was asked for by its size
+	inWhole atomic.Bool // whole was called
 }
 
 // exact asks for a range.
@@ -278,12 +279,95 @@ func (g *get) parts(ctx context.Context, a attempt, off, n int64) ([]byte, error
 	return append(head, tail...), nil
 }
 
+// twins is how many requests together are made for each part of a small object.
+const twins = 3
+
+// surely reads a part of an object of that size in several requests that begin or end elsewhere, at the same time; the first
+// that is answered wins. Four parts one after another would meet too much of what is cursed.
+func (g *get) surely(ctx context.Context, a attempt, off, n, size int64) ([]byte, error) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	type answer struct {
+		p   []byte
+		err error
+	}
+	done := make(chan answer, twins)
+	for more := range int64(twins) {
+		from, to := off, min(off+n+more, size)
+		if off > 0 {
+			from, to = off-more, off+n
+		}
+		go func() {
+			p, err := g.exact(ctx, g.b.more(a), from, to-from)
+			if err == nil {
+				p = p[off-from:][:n]
+			}
+			done <- answer{p, err}
+		}()
+	}
+	var last answer
+	for range twins {
+		if last = <-done; bucket.ClassOf(last.err).Answer() {
+			break
+		}
+	}
+	return last.p, last.err
+}
+
+// apart reads all of an object in two parts, one after the other.
+func (g *get) apart(ctx context.Context, a attempt, size int64) ([]byte, error) {
+	if size <= 2*twins || size > widest {
+		return g.parts(ctx, a, 0, size)
+	}
+	cut := twins + rand.Int64N(size-2*twins)
+	head, err := g.surely(ctx, a, 0, cut, size)
+	if err != nil {
+		return nil, err
+	}
+	tail, err := g.surely(ctx, a, cut, size-cut, size)
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Clip(head), tail...), nil
+}
+
+// end reads an object from one of its first bytes on, or from several of them at the same time.
+func (g *get) end(ctx context.Context, a attempt, several bool) (int64, []byte, error) {
+	drawn := rand.Int64N(32)
+	if !several {
+		p, err := g.exact(ctx, a, 1+drawn, -1)
+		return 1 + drawn, p, err
+	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	type answer struct {
+		from int64
+		p    []byte
+		err  error
+	}
+	done := make(chan answer, twins)
+	for k := range int64(twins) {
+		go func() {
+			from := 1 + (drawn+k)%32
+			p, err := g.exact(ctx, g.b.more(a), from, -1)
+			done <- answer{from, p, err}
+		}()
+	}
+	var last answer
+	for range twins {
+		if last = <-done; bucket.ClassOf(last.err).Answer() {
+			break
+		}
+	}
+	return last.from, last.p, last.err
+}
+
 // whole reads an object of unknown size as it was at one time, though it may be one that is swapped: first its end, which tells
 // the size, then the range that is all of it. Where that was asked for as well, it reads all of it in parts until two
 // readings agree: no content comes back after another.
 func (g *get) whole(ctx context.Context, a attempt) ([]byte, error) {
-	from := 1 + rand.Int64N(32)
-	end, err := g.exact(ctx, a, from, -1)
+	before := g.inWhole.Swap(true)
+	from, end, err := g.end(ctx, a, before)
 	if errors.Is(err, bucket.ErrShort) {
 		from = 1
 		end, err = g.exact(ctx, g.b.more(a), from, -1)
@@ -297,12 +381,12 @@ func (g *get) whole(ctx context.Context, a attempt) ([]byte, error) {
 	size := from + int64(len(end))
 	var p, again []byte
 	a = g.b.more(a)
-	if size == 1 || g.b.timesFailed(request{bucket.OpGet, g.key, 0, size}) < perRequest && !g.inWhole.Swap(true) {
+	if size == 1 || g.b.timesFailed(request{bucket.OpGet, g.key, 0, size}) < perRequest && !before {
 		a.other = false
 		p, err = g.exact(ctx, a, 0, size)
 		again = p
-	} else if p, err = g.parts(ctx, a, 0, size); err == nil {
-		again, err = g.parts(ctx, g.b.more(a), 0, size)
+	} else if p, err = g.apart(ctx, a, size); err == nil {
+		again, err = g.apart(ctx, a, size)
 	}
 	if errors.Is(err, bucket.ErrShort) || err == nil && !(bytes.Equal(p[from:], end) && bytes.Equal(p, again)) {
 		return nil, wrong("get %s: it changed while it was read", g.key)

@@ -423,6 +423,8 @@ type picky struct {
 
 func (p picky) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
 	got, err := p.spy.Get(ctx, key, off, n)
+	p.mu.Lock() // of the spy
+	defer p.mu.Unlock()
 	if p.cursed(request{bucket.OpGet, key, off, n}) {
 		return nil, failing(bucket.ClassServer)
 	}

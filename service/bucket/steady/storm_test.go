@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"sync"
 	"testing"
@@ -126,19 +127,31 @@ func TestWaysBesideEachOther(t *testing.T) {
 	}
 }
 
-// An object that is read whole, of which both requests for all of it are cursed, is there in the time of two hedges: the
-// service reads the epoch object before each acknowledgement.
+// An object that is read whole, of which both requests for all of it are cursed, and a tenth of all others, is soon there: the
+// service reads the epoch object before each acknowledgement. What is cursed is drawn: of 10,000 reads one took longer than 15 s,
+// so that the chance of a false alarm is below one in a million.
 func TestCursedWholeIsSoonThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.Bucket.b = slowly{picky{w.spy, func(r request) bool { return r.off == 0 && (r.n < 0 || r.n == int64(len(body))) }}}
-		for hour := range 3 {
+		seed := maphash.MakeSeed()
+		w.Bucket.b = slowly{picky{w.spy, func(r request) bool {
+			return r.off == 0 && (r.n < 0 || r.n == int64(len(body))) || maphash.Comparable(seed, r)%10 == 0
+		}}}
+		slow := 0
+		for hour := range 500 {
 			began := time.Now()
 			got, err := w.Get(t.Context(), "s", 0, -1)
-			if took := time.Since(began); err != nil || !bytes.Equal(got, body) || took > 4*soonestUnknown {
-				t.Errorf("hour %d: %q, %v after %v", hour, got, err, took)
+			took := time.Since(began)
+			switch {
+			case err != nil || took > 15*time.Second: // with nobody else who is answered, the breaker may open
+				slow++
+			case !bytes.Equal(got, body):
+				t.Fatalf("hour %d: %q", hour, got)
 			}
 			time.Sleep(2 * time.Hour) // it is forgotten
+		}
+		if slow > 4 {
+			t.Errorf("%d of 500 reads failed, or took longer than 15 s", slow)
 		}
 	})
 }
