@@ -282,27 +282,22 @@ func (g *get) parts(ctx context.Context, a attempt, off, n int64) ([]byte, error
 // twins is how many requests together are made for each part of a small object.
 const twins = 3
 
-// surely reads a part of an object of that size in several requests that begin or end elsewhere, at the same time; the first
-// that is answered wins. Four parts one after another would meet too much of what is cursed.
-func (g *get) surely(ctx context.Context, a attempt, off, n, size int64) ([]byte, error) {
+// race makes requests for the ranges that span gives of 0 to twins-1, at the same time. It returns the first that is answered, and
+// where that begins.
+func (g *get) race(ctx context.Context, a attempt, span func(k int64) (off, n int64)) (int64, []byte, error) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	type answer struct {
+		off int64
 		p   []byte
 		err error
 	}
 	done := make(chan answer, twins)
-	for more := range int64(twins) {
-		from, to := off, min(off+n+more, size)
-		if off > 0 {
-			from, to = off-more, off+n
-		}
+	for k := range int64(twins) {
 		go func() {
-			p, err := g.exact(ctx, g.b.more(a), from, to-from)
-			if err == nil {
-				p = p[off-from:][:n]
-			}
-			done <- answer{p, err}
+			off, n := span(k)
+			p, err := g.exact(ctx, g.b.more(a), off, n)
+			done <- answer{off, p, err}
 		}()
 	}
 	var last answer
@@ -311,7 +306,22 @@ func (g *get) surely(ctx context.Context, a attempt, off, n, size int64) ([]byte
 			break
 		}
 	}
-	return last.p, last.err
+	return last.off, last.p, last.err
+}
+
+// surely reads a part of an object of that size in several requests that begin or end elsewhere. Four parts one after another
+// would meet too much of what is cursed.
+func (g *get) surely(ctx context.Context, a attempt, off, n, size int64) ([]byte, error) {
+	from, p, err := g.race(ctx, a, func(k int64) (int64, int64) {
+		if off > 0 {
+			return off - k, n + k
+		}
+		return 0, min(n+k, size)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p[off-from:][:n], nil
 }
 
 // apart reads all of an object in two parts, one after the other.
@@ -338,28 +348,7 @@ func (g *get) end(ctx context.Context, a attempt, several bool) (int64, []byte, 
 		p, err := g.exact(ctx, a, 1+drawn, -1)
 		return 1 + drawn, p, err
 	}
-	ctx, end := context.WithCancel(ctx)
-	defer end()
-	type answer struct {
-		from int64
-		p    []byte
-		err  error
-	}
-	done := make(chan answer, twins)
-	for k := range int64(twins) {
-		go func() {
-			from := 1 + (drawn+k)%32
-			p, err := g.exact(ctx, g.b.more(a), from, -1)
-			done <- answer{from, p, err}
-		}()
-	}
-	var last answer
-	for range twins {
-		if last = <-done; bucket.ClassOf(last.err).Answer() {
-			break
-		}
-	}
-	return last.from, last.p, last.err
+	return g.race(ctx, a, func(k int64) (int64, int64) { return 1 + (drawn+k)%32, -1 })
 }
 
 // whole reads an object of unknown size as it was at one time, though it may be one that is swapped: first its end, which tells
