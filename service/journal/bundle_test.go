@@ -801,7 +801,7 @@ func TestBundlesFill(t *testing.T) {
 		written := int64(0)
 		for n := range 3 {
 			for range 600 {
-				if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Asked{Account: c.ID, Names: 1}) }); err != nil {
+				if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Metered{Account: c.ID, Names: 1}) }); err != nil {
 					t.Fatal(err)
 				}
 			}

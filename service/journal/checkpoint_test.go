@@ -106,7 +106,7 @@ func prefixes(s *sim.Store) (all []string, finished int) {
 func (c *client) small(t *testing.T, n int) {
 	t.Helper()
 	for range n {
-		if err := c.append(context.Background(), func(tx *Tx) error { return tx.Record(segment.Asked{Account: c.ID, Names: 1}) }); err != nil {
+		if err := c.append(context.Background(), func(tx *Tx) error { return tx.Record(segment.Metered{Account: c.ID, Names: 1}) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 		c.check(t, j)
 		checkStore(t, b.Store(), j)
 		c.resume(t, j)
-		if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Asked{Account: c.ID, Names: 1}) }); err != nil {
+		if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Metered{Account: c.ID, Names: 1}) }); err != nil {
 			t.Fatal(err)
 		}
 		checkStore(t, b.Store(), j)
@@ -191,7 +191,7 @@ func TestCheckpointWhileAppending(t *testing.T) {
 		b.OnOp(func(op sim.Op, key string, _ int) sim.Fault {
 			if op == sim.OpPut && strings.Contains(key, "/checkpoint/") {
 				if n++; n <= 3 {
-					if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Asked{Account: c.ID, Names: 9}) }); err != nil {
+					if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Metered{Account: c.ID, Names: 9}) }); err != nil {
 						t.Error(err)
 					}
 				}

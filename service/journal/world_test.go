@@ -11,6 +11,7 @@ import (
 	"holdfast/history"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
+	"holdfast/service/ledger"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 	"holdfast/service/view/viewtest"
@@ -160,7 +161,15 @@ func (c *client) rule(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.append(ctx, func(tx *Tx) error { return tx.Record(segment.Asked{Account: c.ID, Names: 500}) }); err != nil {
+	if err := c.append(ctx, func(tx *Tx) error {
+		return errors.Join(
+			tx.Record(segment.Metered{Account: c.ID, Names: 500, Sent: 5000}),
+			tx.Record(segment.Transfer{ID: "payment:1", From: ledger.Book{Kind: ledger.Payments}, To: ledger.Of(c.ID), Amount: ledger.Unit, Text: "für einen Monat"}),
+			tx.Record(segment.Charge{Account: c.ID, Prices: ledger.Prices{Stored: ledger.Unit}}),
+			tx.Record(segment.Step{Account: c.ID, Step: ledger.Warn7}),
+			tx.Record(segment.Told{Account: c.ID, Step: ledger.Warn7}),
+		)
+	}); err != nil {
 		return err
 	}
 	return c.records(ctx,

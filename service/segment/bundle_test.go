@@ -37,7 +37,7 @@ func run(t testing.TB) (trailers [][]byte) {
 // small returns a Builder with one record.
 func small(t testing.TB, n uint64) *Builder {
 	b := NewBuilder(cell)
-	if err := b.AddRecord(1_800_000_002_000, Asked{Account: half(5), Names: n}); err != nil {
+	if err := b.AddRecord(1_800_000_002_000, Metered{Account: half(5), Names: n}); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -182,7 +182,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 func TestBundleRefuses(t *testing.T) {
 	trailers := run(t)
 	stranger := NewBuilder([8]byte{1})
-	if err := stranger.AddRecord(1, Asked{Account: half(5), Names: 1}); err != nil {
+	if err := stranger.AddRecord(1, Metered{Account: half(5), Names: 1}); err != nil {
 		t.Fatal(err)
 	}
 	seal := func(b *Builder, pos Position, prev [32]byte) []byte {
@@ -224,7 +224,7 @@ func TestBundleLimits(t *testing.T) {
 		t.Helper()
 		b := small(t, 1)
 		for b.Size()+200 <= n {
-			if err := b.AddRecord(1_800_000_002_000, Asked{Account: half(5), Names: 1}); err != nil {
+			if err := b.AddRecord(1_800_000_002_000, Metered{Account: half(5), Names: 1}); err != nil {
 				t.Fatal(err)
 			}
 		}

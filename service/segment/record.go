@@ -9,6 +9,7 @@ import (
 	"holdfast"
 	"holdfast/history"
 	"holdfast/internal/enc"
+	"holdfast/service/ledger"
 )
 
 // Type says what a record does.
@@ -23,7 +24,7 @@ const (
 	TypeToken    Type = 5
 	TypeRedeemed Type = 6
 
-	TypeAsked     Type = 7
+	TypeMetered   Type = 7
 	TypeFrozen    Type = 8
 	TypeThawed    Type = 9
 	TypeCondemned Type = 10
@@ -31,6 +32,10 @@ const (
 	TypeRetired   Type = 12
 	TypeRemoved   Type = 13
 	TypeDamaged   Type = 14
+	TypeTransfer  Type = 15
+	TypeCharge    Type = 16
+	TypeStep      Type = 17
+	TypeTold      Type = 18
 )
 
 func (t Type) String() string {
@@ -47,8 +52,8 @@ func (t Type) String() string {
 		return "token"
 	case TypeRedeemed:
 		return "redeemed"
-	case TypeAsked:
-		return "asked"
+	case TypeMetered:
+		return "metered"
 	case TypeFrozen:
 		return "frozen"
 	case TypeThawed:
@@ -63,12 +68,21 @@ func (t Type) String() string {
 		return "removed"
 	case TypeDamaged:
 		return "damaged"
+	case TypeTransfer:
+		return "transfer"
+	case TypeCharge:
+		return "charge"
+	case TypeStep:
+		return "step"
+	case TypeTold:
+		return "told"
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
-// Record is one fact of the journal: a Takeover, Stored, History, Account, Token, Redeemed, Asked, Frozen,
-// Thawed, Condemned, Moved, Retired, Removed or Damaged (the structs themselves, not pointers to them).
+// Record is one fact of the journal: a Takeover, Stored, History, Account, Token, Redeemed, Metered, Frozen,
+// Thawed, Condemned, Moved, Retired, Removed, Damaged, Transfer, Charge, Step or Told (the structs themselves, not
+// pointers to them).
 type Record interface {
 	Type() Type
 	// check refuses what ParseTrailer would refuse, so that nothing unreadable is ever written.
@@ -137,10 +151,11 @@ type Redeemed struct {
 	TLSKey [32]byte
 }
 
-// Asked says how many names an account's machines asked about (wire.PathHave) since its last such record.
-type Asked struct {
+// Metered says what an account's machines used since its last such record that no other record tells: not both are 0.
+type Metered struct {
 	Account holdfast.AccountID
-	Names   uint64 // at least 1
+	Names   uint64 // that they asked about (wire.PathHave)
+	Sent    uint64 // bytes of sealed blocks that were sent to them
 }
 
 // Reason says why deleting is frozen in the whole cell. Each reason freezes and thaws by itself.
@@ -239,6 +254,35 @@ type Damaged struct {
 	Whole   bool
 }
 
+// Transfer takes an amount of money from one book of the ledger and gives it to another.
+type Transfer struct {
+	ID       string // 1 to MaxTransferID bytes of UTF-8, chosen by who makes it: the same twice is one transfer
+	From, To ledger.Book
+	Amount   ledger.Amount // at least 1
+	Text     string        // for people, up to MaxText bytes of UTF-8
+}
+
+// Charge takes from an account what it used since its last such record, at the prices that were set there, and sets those
+// that hold from now on. The first one takes nothing. What was used is in the view, so the amount is what follows
+// from it.
+type Charge struct {
+	Account holdfast.AccountID
+	Prices  ledger.Prices
+}
+
+// Step says that an account has come to another step of those that are not paid, or is paid again.
+type Step struct {
+	Account holdfast.AccountID
+	Step    ledger.Step
+	Until   int64 // ms; from ledger.Stopped on: nothing of the account's is deleted before; else 0
+}
+
+// Told says that an account's owner was told of the step at which it stands.
+type Told struct {
+	Account holdfast.AccountID
+	Step    ledger.Step
+}
+
 // Type returns TypeTakeover.
 func (Takeover) Type() Type { return TypeTakeover }
 
@@ -257,8 +301,8 @@ func (Token) Type() Type { return TypeToken }
 // Type returns TypeRedeemed.
 func (Redeemed) Type() Type { return TypeRedeemed }
 
-// Type returns TypeAsked.
-func (Asked) Type() Type { return TypeAsked }
+// Type returns TypeMetered.
+func (Metered) Type() Type { return TypeMetered }
 
 // Type returns TypeFrozen.
 func (Frozen) Type() Type { return TypeFrozen }
@@ -280,6 +324,18 @@ func (Removed) Type() Type { return TypeRemoved }
 
 // Type returns TypeDamaged.
 func (Damaged) Type() Type { return TypeDamaged }
+
+// Type returns TypeTransfer.
+func (Transfer) Type() Type { return TypeTransfer }
+
+// Type returns TypeCharge.
+func (Charge) Type() Type { return TypeCharge }
+
+// Type returns TypeStep.
+func (Step) Type() Type { return TypeStep }
+
+// Type returns TypeTold.
+func (Told) Type() Type { return TypeTold }
 
 // The smallest encodings, for bounding counts before memory is allocated.
 const (
@@ -441,22 +497,22 @@ func readRedeemed(r *enc.Reader) Redeemed {
 	return t
 }
 
-func (a Asked) check() error {
-	if a.Names == 0 {
-		return errors.New("no names were asked about")
+func (m Metered) check() error {
+	if m.Names == 0 && m.Sent == 0 {
+		return errors.New("nothing was used")
 	}
 	return nil
 }
 
-func (a Asked) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
-	return binary.AppendUvarint(append(b, a.Account[:]...), a.Names)
+func (m Metered) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(append(b, m.Account[:]...), m.Names), m.Sent)
 }
 
-func readAsked(r *enc.Reader) Asked {
-	var a Asked
-	r.Fixed(a.Account[:])
-	a.Names = r.Uvarint()
-	return a
+func readMetered(r *enc.Reader) Metered {
+	var m Metered
+	r.Fixed(m.Account[:])
+	m.Names, m.Sent = r.Uvarint(), r.Uvarint()
+	return m
 }
 
 func checkText(what, s string, min int) error {
@@ -623,6 +679,97 @@ func readDamaged(r *enc.Reader, sessions []holdfast.SessionID, named int) (Damag
 		r.Fail("whole is %d", v)
 	}
 	return d, named
+}
+
+func (t Transfer) check() error {
+	if n := len(t.ID); n == 0 || n > MaxTransferID || !utf8.ValidString(t.ID) {
+		return fmt.Errorf("a transfer's id is not 1 to %d bytes of UTF-8", MaxTransferID)
+	}
+	if err := errors.Join(t.From.Check(), t.To.Check()); err != nil {
+		return err
+	}
+	if t.Amount <= 0 || t.From == t.To {
+		return fmt.Errorf("a transfer of %s, from %s to %s", t.Amount, t.From.Kind, t.To.Kind)
+	}
+	return checkText("what a transfer is for", t.Text, 0)
+}
+
+func (t Transfer) append(b []byte, _ func(holdfast.SessionID) uint64) []byte { return t.Append(b) }
+
+// Append appends the fields of a transfer to b, as they are in a record.
+func (t Transfer) Append(b []byte) []byte {
+	b = enc.AppendVLP(b, []byte(t.ID))
+	for _, k := range []ledger.Book{t.From, t.To} {
+		b = append(append(b, byte(k.Kind)), k.Account[:]...)
+	}
+	return enc.AppendVLP(appendU64(b, uint64(t.Amount)), []byte(t.Text))
+}
+
+// ReadTransfer decodes what Append made; the error stays in r.
+func ReadTransfer(r *enc.Reader) Transfer {
+	t := Transfer{ID: string(r.VLP(MaxTransferID))}
+	for _, k := range []*ledger.Book{&t.From, &t.To} {
+		k.Kind = ledger.Kind(r.U8())
+		r.Fixed(k.Account[:])
+	}
+	t.Amount = ledger.Amount(r.I64())
+	t.Text = string(r.VLP(MaxText))
+	return t
+}
+
+func (c Charge) check() error { return c.Prices.Check() }
+
+func (c Charge) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	b = append(b, c.Account[:]...)
+	for _, p := range []ledger.Amount{c.Prices.Stored, c.Prices.In, c.Prices.Out} {
+		b = appendU64(b, uint64(p))
+	}
+	return b
+}
+
+func readCharge(r *enc.Reader) Charge {
+	var c Charge
+	r.Fixed(c.Account[:])
+	for _, p := range []*ledger.Amount{&c.Prices.Stored, &c.Prices.In, &c.Prices.Out} {
+		*p = ledger.Amount(r.I64())
+	}
+	return c
+}
+
+func (s Step) check() error {
+	if s.Step > ledger.Lapsed || (s.Step < ledger.Stopped) != (s.Until == 0) {
+		return fmt.Errorf("%q until %d", s.Step, s.Until)
+	}
+	return nil
+}
+
+func (s Step) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return appendU64(append(append(b, s.Account[:]...), byte(s.Step)), uint64(s.Until))
+}
+
+func readStep(r *enc.Reader) Step {
+	var s Step
+	r.Fixed(s.Account[:])
+	s.Step, s.Until = ledger.Step(r.U8()), r.I64()
+	return s
+}
+
+func (t Told) check() error {
+	if t.Step == ledger.Paid || t.Step > ledger.Lapsed {
+		return fmt.Errorf("nobody is told of %q", t.Step)
+	}
+	return nil
+}
+
+func (t Told) append(b []byte, _ func(holdfast.SessionID) uint64) []byte {
+	return append(append(b, t.Account[:]...), byte(t.Step))
+}
+
+func readTold(r *enc.Reader) Told {
+	var t Told
+	r.Fixed(t.Account[:])
+	t.Step = ledger.Step(r.U8())
+	return t
 }
 
 func appendU64(b []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(b, v) }

@@ -85,6 +85,8 @@ const (
 	MaxAccountName = 200
 	// MaxText bounds what Frozen and Thawed records say to people.
 	MaxText = 500
+	// MaxTransferID bounds the id of a transfer of money, bytes.
+	MaxTransferID = 100
 )
 
 // ErrFormat reports bytes that are not what they claim to be; every error of this package's parsers wraps it.

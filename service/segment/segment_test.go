@@ -14,6 +14,7 @@ import (
 
 	"holdfast"
 	"holdfast/history"
+	"holdfast/service/ledger"
 )
 
 func fill(dst []byte, b byte) {
@@ -49,7 +50,7 @@ func sample(t testing.TB, takeover bool) *Builder {
 	fill(h.Entry.Record.Sig[:], 11)
 	fill(h.Entry.Record.Tag[:], 12)
 	add(1_800_000_000_301, h)
-	add(1_800_000_000_302, Asked{Account: half(5), Names: 300})
+	add(1_800_000_000_302, Metered{Account: half(5), Names: 300, Sent: 1 << 40})
 	for i, s := range []Stored{
 		{Session: session(20), Name: name(40), Kind: holdfast.KindChunk},
 		{Session: session(21), Name: name(41), Kind: holdfast.KindPack},
@@ -71,6 +72,11 @@ func sample(t testing.TB, takeover bool) *Builder {
 	add(1_800_000_000_902, Removed{Position{5, 0}})
 	add(1_800_000_000_903, Damaged{session(25), name(47), Position{6, 9}, 77, false})
 	add(1_800_000_000_904, Damaged{session(20), name(48), Position{6, 9}, 0, true})
+	add(1_800_000_000_905, Transfer{"payment: Überweisung 17", ledger.Book{Kind: ledger.Payments}, ledger.Of(half(5)), 25 * ledger.Unit, "für ein Jahr"})
+	add(1_800_000_000_906, Charge{half(5), ledger.Prices{Stored: 2e11, In: 1, Out: ledger.Max}})
+	add(1_800_000_000_907, Step{half(5), ledger.Stopped, 1_810_000_000_000})
+	add(1_800_000_000_908, Step{Account: half(5), Step: ledger.Warn7})
+	add(1_800_000_000_909, Told{half(5), ledger.Lapsed})
 	return b
 }
 
@@ -161,7 +167,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1800 || len(tr.Records) != 21 {
+	if tr.Cell != cell || tr.Position != posTakeover || tr.Prev != hash(4) || tr.BodySize != 1800 || len(tr.Records) != 26 {
 		t.Fatalf("%+v", tr)
 	}
 	for _, r := range tr.Records {
@@ -243,6 +249,11 @@ func TestAddRecordRefuses(t *testing.T) {
 	b.AddBlock(make([]byte, 100))
 	ok := Stored{Kind: holdfast.KindTree, Len: 100}
 	with := func(change func(*Stored)) Stored { s := ok; change(&s); return s }
+	transfer := func(change func(*Transfer)) Transfer {
+		t := Transfer{"id", ledger.Of(half(5)), ledger.Book{Kind: ledger.Payments}, 1, ""}
+		change(&t)
+		return t
+	}
 	links := make([]holdfast.Name, holdfast.MaxLinks+1)
 	for i := range links {
 		links[i] = holdfast.Name{byte(i >> 16), byte(i >> 8), byte(i)}
@@ -266,7 +277,26 @@ func TestAddRecordRefuses(t *testing.T) {
 		"long account name":  Account{Name: strings.Repeat("a", MaxAccountName+1)},
 		"wrong account name": Account{Name: "\xff"},
 		"long history":       History{Entry: history.Entry{Record: history.Record{Body: make([]byte, holdfast.MaxRecord+1)}}},
-		"asked nothing":      Asked{},
+		"metered nothing":    Metered{},
+		"transfer, no id":    transfer(func(t *Transfer) { t.ID = "" }),
+		"transfer, long id":  transfer(func(t *Transfer) { t.ID = strings.Repeat("a", MaxTransferID+1) }),
+		"transfer, wrong id": transfer(func(t *Transfer) { t.ID = "\xff" }),
+		"transfer of 0":      transfer(func(t *Transfer) { t.Amount = 0 }),
+		"transfer of less":   transfer(func(t *Transfer) { t.Amount = -1 }),
+		"transfer to itself": transfer(func(t *Transfer) { t.To = t.From }),
+		"transfer from none": transfer(func(t *Transfer) { t.From = ledger.Book{} }),
+		"transfer, no book":  transfer(func(t *Transfer) { t.To.Kind = ledger.Credits + 1 }),
+		"transfer, revenue":  transfer(func(t *Transfer) { t.To = ledger.Book{Kind: ledger.Revenue, Account: half(5)} }),
+		"transfer, nobody":   transfer(func(t *Transfer) { t.From.Account = holdfast.AccountID{} }),
+		"transfer, text":     transfer(func(t *Transfer) { t.Text = strings.Repeat("a", MaxText+1) }),
+		"charge below 0":     Charge{half(5), ledger.Prices{Stored: -1}},
+		"charge in below 0":  Charge{half(5), ledger.Prices{In: -1}},
+		"charge out below 0": Charge{half(5), ledger.Prices{Out: -1}},
+		"step 11":            Step{half(5), ledger.Lapsed + 1, 1},
+		"stopped, no end":    Step{half(5), ledger.Stopped, 0},
+		"warned, with end":   Step{half(5), ledger.Warn1, 1},
+		"told of nothing":    Told{half(5), ledger.Paid},
+		"told of step 11":    Told{half(5), ledger.Lapsed + 1},
 		"moved nothing":      Moved{},
 		"moved outside":      Moved{Off: 1, Len: 100},
 		"moved too much":     Moved{Len: holdfast.MaxBlock + 1},
@@ -296,6 +326,9 @@ func TestAddRecordRefuses(t *testing.T) {
 	for what, r := range map[string]Record{
 		"plain": ok, "most links": with(func(s *Stored) { s.Links = links[:holdfast.MaxLinks] }),
 		"most without": with(func(s *Stored) { s.Base = Base{holdfast.Name{1}, []uint32{0, holdfast.MaxLinks - 1}} }), "longest name": Account{Name: strings.Repeat("a", MaxAccountName)},
+		"longest transfer": transfer(func(t *Transfer) {
+			t.ID, t.Text, t.Amount = strings.Repeat("a", MaxTransferID), strings.Repeat("a", MaxText), ledger.Max
+		}),
 		"longest history": History{Entry: history.Entry{Record: history.Record{Body: make([]byte, holdfast.MaxRecord)}}},
 	} {
 		if err := b.AddRecord(5, r); err != nil {

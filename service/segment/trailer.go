@@ -171,8 +171,8 @@ func readRecord(r *enc.Reader, sessions []holdfast.SessionID, named *int) Record
 		c, n := readCondemned(r, sessions, *named)
 		*named = n
 		return c
-	case TypeAsked:
-		return readAsked(r)
+	case TypeMetered:
+		return readMetered(r)
 	case TypeMoved:
 		m, n := readMoved(r, sessions, *named)
 		*named = n
@@ -185,6 +185,14 @@ func readRecord(r *enc.Reader, sessions []holdfast.SessionID, named *int) Record
 		d, n := readDamaged(r, sessions, *named)
 		*named = n
 		return d
+	case TypeTransfer:
+		return ReadTransfer(r)
+	case TypeCharge:
+		return readCharge(r)
+	case TypeStep:
+		return readStep(r)
+	case TypeTold:
+		return readTold(r)
 	default:
 		r.Fail("unknown record type %d: written by a newer version?", uint8(typ))
 		return nil

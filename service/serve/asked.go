@@ -86,7 +86,7 @@ func (s *Server) settle(ctx context.Context, a holdfast.AccountID) {
 	if n == 0 {
 		return
 	}
-	_, err := s.append(ctx, func(tx *journal.Tx) error { return tx.Record(segment.Asked{Account: a, Names: n}) })
+	_, err := s.append(ctx, func(tx *journal.Tx) error { return tx.Record(segment.Metered{Account: a, Names: n}) })
 	if err != nil {
 		s.asked.back(a, n)
 	}

@@ -447,7 +447,7 @@ func TestPieces(t *testing.T) {
 }
 
 // asked returns the records of presence questions in the journal.
-func (w *world) askedRecords() (all []segment.Asked) {
+func (w *world) askedRecords() (all []segment.Metered) {
 	w.Helper()
 	list, err := w.bucket.List(w.Context(), segment.LogPrefix(w.id.Cell), "", 1000)
 	w.ok(err, "list segments")
@@ -459,7 +459,7 @@ func (w *world) askedRecords() (all []segment.Asked) {
 		tr, err := key.Parse(raw, o.Size)
 		w.ok(err, "parse segment")
 		for _, r := range tr.Records {
-			if a, ok := r.Record.(segment.Asked); ok {
+			if a, ok := r.Record.(segment.Metered); ok {
 				all = append(all, a)
 			}
 		}

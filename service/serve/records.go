@@ -368,7 +368,7 @@ func (s *Server) enter(r *http.Request, c caller, rec history.Record) (e history
 		p.now = tx.Now()
 		e, err = tx.History(rec)
 		if err == nil && asked > 0 {
-			err = tx.Record(segment.Asked{Account: c.account, Names: asked})
+			err = tx.Record(segment.Metered{Account: c.account, Names: asked})
 			keep = err == nil
 		}
 		if !errors.Is(err, view.ErrDuplicate) {

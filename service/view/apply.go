@@ -33,8 +33,8 @@ func Apply(rows Rows, pos segment.Position, timeMS int64, rec segment.Record, lo
 		err = applyToken(rows, rec)
 	case segment.Redeemed:
 		err = applyRedeemed(rows, timeMS, rec)
-	case segment.Asked:
-		err = applyAsked(rows, timeMS, rec)
+	case segment.Metered:
+		err = applyMetered(rows, timeMS, rec)
 	case segment.Frozen:
 		err = applyFrozen(rows, timeMS, rec)
 	case segment.Thawed:
@@ -49,6 +49,14 @@ func Apply(rows Rows, pos segment.Position, timeMS int64, rec segment.Record, lo
 		err = applyRemoved(rows, timeMS, rec)
 	case segment.Damaged:
 		err = applyDamaged(rows, timeMS, rec)
+	case segment.Transfer:
+		err = applyTransfer(rows, timeMS, rec)
+	case segment.Charge:
+		err = applyCharge(rows, timeMS, rec)
+	case segment.Step:
+		err = applyStep(rows, timeMS, rec)
+	case segment.Told:
+		err = applyTold(rows, timeMS, rec)
 	default:
 		panic(fmt.Sprintf("view: no rule for records of type %s", rec.Type()))
 	}
@@ -305,6 +313,7 @@ func applyStored(rows Rows, pos segment.Position, timeMS int64, rec *segment.Sto
 	u.Bytes += uint64(rec.Len)
 	u.Billed += holdfast.Billed(int(rec.Len))
 	u.Blocks++
+	u.In += uint64(rec.Len)
 	if s.Cap != (Amount{}) {
 		if err := day.put(rows, dk[:]); err != nil {
 			return err
@@ -546,10 +555,8 @@ func applyToken(rows Rows, rec segment.Token) error {
 	} else if known {
 		return ErrDuplicate
 	}
-	if have, err := rows.Get(key(rowAccount, rec.Account[:])); err != nil {
+	if err := checkAccount(rows, rec.Account); err != nil {
 		return err
-	} else if have == nil {
-		return fmt.Errorf("%w: %s", ErrNoAccount, rec.Account)
 	}
 	return Token{Account: rec.Account, Expires: rec.Expires}.put(rows, rec.Hash)
 }
@@ -585,12 +592,10 @@ func applyRedeemed(rows Rows, timeMS int64, rec segment.Redeemed) error {
 	return tlsRow{account: t.Account}.put(rows, rec.TLSKey)
 }
 
-// applyAsked counts presence questions.
-func applyAsked(rows Rows, timeMS int64, rec segment.Asked) error {
-	if have, err := rows.Get(key(rowAccount, rec.Account[:])); err != nil {
+// applyMetered counts presence questions and bytes that were sent.
+func applyMetered(rows Rows, timeMS int64, rec segment.Metered) error {
+	if err := checkAccount(rows, rec.Account); err != nil {
 		return err
-	} else if have == nil {
-		return fmt.Errorf("%w: %s", ErrNoAccount, rec.Account)
 	}
 	u, err := loadUsage(rows, usageKey(rec.Account))
 	if err != nil {
@@ -598,6 +603,7 @@ func applyAsked(rows Rows, timeMS int64, rec segment.Asked) error {
 	}
 	u.advance(timeMS)
 	u.Asked += rec.Names
+	u.Out += rec.Sent
 	var b [usageSize]byte
 	return rows.Put(usageKey(rec.Account), u.encode(&b))
 }

@@ -481,7 +481,8 @@ func TestHistoryIsReadInPieces(t *testing.T) {
 // A record type without a rule must not be forgotten: every type that the journal knows is applied here.
 func TestEveryRecordTypeHasARule(t *testing.T) {
 	have := map[segment.Type]bool{}
-	for _, r := range []segment.Record{segment.Takeover{}, segment.Stored{}, segment.History{}, segment.Account{}, segment.Token{}, segment.Redeemed{}, segment.Asked{}, segment.Frozen{}, segment.Thawed{}, segment.Condemned{}, segment.Moved{}, segment.Retired{}, segment.Removed{}, segment.Damaged{}} {
+	for _, r := range []segment.Record{segment.Takeover{}, segment.Stored{}, segment.History{}, segment.Account{}, segment.Token{}, segment.Redeemed{}, segment.Metered{}, segment.Frozen{}, segment.Thawed{}, segment.Condemned{}, segment.Moved{}, segment.Retired{}, segment.Removed{}, segment.Damaged{},
+		segment.Transfer{}, segment.Charge{}, segment.Step{}, segment.Told{}} {
 		have[r.Type()] = true
 		_ = Apply(NewLayer(nothing{}), segment.Position{}, 0, r, logPub) // must not panic
 	}

@@ -105,12 +105,12 @@ func TestAsked(t *testing.T) {
 	c := w.enrolled(1)
 	w.accept(c, c.Open())
 	w.store(c, c.Chunk(1, 5000))
-	w.must(segment.Asked{Account: c.ID, Names: 7})
+	w.must(segment.Metered{Account: c.ID, Names: 7})
 	w.now += 1000
-	w.must(segment.Asked{Account: c.ID, Names: 1 << 40})
+	w.must(segment.Metered{Account: c.ID, Names: 1 << 40})
 	u, err := NewReader(w.rows).Usage(c.ID, w.now)
 	if err != nil || u.Asked != 7+1<<40 || u.Bytes != 5000 || u.Stored.Lo != 5000*1000 {
 		t.Fatalf("%+v, %v", u, err)
 	}
-	w.refuse(segment.Asked{Account: holdfast.AccountID{0xff}, Names: 1}, ErrNoAccount)
+	w.refuse(segment.Metered{Account: holdfast.AccountID{0xff}, Names: 1}, ErrNoAccount)
 }

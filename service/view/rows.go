@@ -26,10 +26,14 @@ const (
 	rowGroup       = 'g'
 	rowHistory     = 'h'
 	rowRecord      = 'i'
+	rowBook        = 'j'
+	rowTransfer    = 'J'
 	rowTLS         = 'k'
 	rowLinks       = 'l'
 	rowAltLinks    = 'L'
 	rowMeta        = 'm'
+	rowMoney       = 'M'
+	rowTransferID  = 'n'
 	rowSeriesNo    = 'N'
 	rowPolicy      = 'o'
 	rowMachine     = 'p'
@@ -161,6 +165,8 @@ type meta struct {
 	groups   uint32 // number of the next group
 	epochs   uint32 // closed epochs
 	vaults   uint32
+
+	transfers uint64 // of money
 }
 
 func (m meta) put(rows Rows) error {
@@ -171,7 +177,8 @@ func (m meta) put(rows Rows) error {
 	for _, v := range []uint64{uint64(m.time), m.segments, m.blocks, m.bytes, m.retired, m.removed, m.objects} {
 		b = append(b, u64(v)...)
 	}
-	return rows.Put([]byte{rowMeta}, append(append(append(b, u32(m.groups)...), u32(m.epochs)...), u32(m.vaults)...))
+	b = append(append(append(b, u32(m.groups)...), u32(m.epochs)...), u32(m.vaults)...)
+	return rows.Put([]byte{rowMeta}, append(b, u64(m.transfers)...))
 }
 
 // loadMeta returns the zero meta, and false, before the first segment.
@@ -187,14 +194,15 @@ func loadMeta(rows Getter) (m meta, ok bool, err error) {
 		m.segments, m.blocks, m.bytes = r.U64(), r.U64(), r.U64()
 		m.retired, m.removed, m.objects = r.U64(), r.U64(), r.U64()
 		m.groups, m.epochs, m.vaults = r.U32(), r.U32(), r.U32()
+		m.transfers = r.U64()
 	})
 	return m, ok, err
 }
 
-const usageSize = 9 * 8
+const usageSize = 11 * 8
 
 func (u *Usage) encode(dst *[usageSize]byte) []byte {
-	for i, v := range []uint64{u.Bytes, u.Billed, u.Blocks, u.Asked, uint64(u.AsOf), u.Stored.Hi, u.Stored.Lo, u.Paid.Hi, u.Paid.Lo} {
+	for i, v := range []uint64{u.Bytes, u.Billed, u.Blocks, u.Asked, uint64(u.AsOf), u.Stored.Hi, u.Stored.Lo, u.Paid.Hi, u.Paid.Lo, u.In, u.Out} {
 		binary.BigEndian.PutUint64(dst[8*i:], v)
 	}
 	return dst[:]
@@ -213,7 +221,7 @@ func loadUsage(rows Getter, k []byte) (u Usage, err error) {
 	u64 := func(i int) uint64 { return binary.BigEndian.Uint64(raw[8*i:]) }
 	return Usage{
 		Bytes: u64(0), Billed: u64(1), Blocks: u64(2), Asked: u64(3), AsOf: int64(u64(4)),
-		Stored: Integral{u64(5), u64(6)}, Paid: Integral{u64(7), u64(8)},
+		Stored: Integral{u64(5), u64(6)}, Paid: Integral{u64(7), u64(8)}, In: u64(9), Out: u64(10),
 	}, nil
 }
 

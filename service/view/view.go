@@ -5,7 +5,7 @@
 // # Rows
 //
 // The view is a map from keys to values, kept in an embedded database. Integers are big-endian. The first
-// byte of a key says what its row is; everything after it has a fixed size except an account's name.
+// byte of a key says what its row is; everything after it has a fixed size except an account's name and a transfer's id.
 //
 //	'a' account 16          name
 //	'A' name                account 16
@@ -26,12 +26,17 @@
 //	'g' vault 32, group 16  group u32: groups are numbered in the order of their first session
 //	'h' vault 32, n u64     the entry, as package history encodes it
 //	'i' record id 32        vault 32, n u64
+//	'j' kind u8, account 16 balance i128: a book of the ledger; the account is zeros unless it is a customer's
+//	'J' number u64          time i64, then the transfer as in its record: numbered from 1 on
 //	'k' TLS key 32          account 16, vault 32, signer 32: zeros until the key is enrolled in a vault
 //	'l' group u32, name 32  links of a block that has some, 32 bytes each
 //	'L' group u32, name 32, alternate u32   links of an alternate that has some
 //	'm'                     version u8, cell 8, epoch u64, seq u64, hash 32, time i64, segments u64, blocks u64,
-//	                        bytes u64, retired u64, removed u64, objects u64, next group u32, closed epochs u32, vaults u32:
-//	                        where the journal stands
+//	                        bytes u64, retired u64, removed u64, objects u64, next group u32, closed epochs u32, vaults u32,
+//	                        transfers u64: where the journal stands
+//	'M' account 16          charged i64, prices stored, in and out i64 each, credited i64; use when it was charged: integral of
+//	                        billed u128, in u64, out u64; standing since, told, until i64 each, step u8
+//	'n' transfer id         number u64
 //	'N' vault 32, number u32   series 16
 //	'o' vault 32, series 16 policy fields
 //	'p' vault 32, signer 32 chain seq u64, chain prev 32, revoked u64, since i64 (ns), enrol fields
@@ -43,7 +48,7 @@
 //	                        cap blocks u64: the machine's daily caps
 //	't' token 32            account 16, expires i64 (ns), TLS key 32 (zeros until it is redeemed)
 //	'u' account 16          bytes u64, billed u64, blocks u64, asked u64, as of i64, integrals of bytes and of billed
-//	                        u128 (bytes x ms)
+//	                        u128 (bytes x ms), in u64, out u64
 //	'v' vault 32            account 16, n u64, head 32, time i64 (ns), owner seq u64, owner prev 32, service seq u64,
 //	                        service prev 32, read key id 32, read keys u32, series u32, frozen u8, delay u64, next
 //	                        delay u64, from i64 (ns)
@@ -104,7 +109,7 @@ import (
 )
 
 // Version is the version of the rows; a store of another version is discarded and rebuilt.
-const Version = 5
+const Version = 6
 
 // Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
 // valid until the next change of the rows.
@@ -216,6 +221,8 @@ type Usage struct {
 	AsOf   int64  // ms; the integrals are up to here
 	Stored Integral
 	Paid   Integral // of Billed
+	In     uint64   // bytes that were ever stored
+	Out    uint64   // bytes of blocks that were ever sent to its machines
 }
 
 // Integral is a number of bytes x ms of 128 bits.

@@ -1,0 +1,183 @@
+package ledger
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+)
+
+// Step is how far an account has come that is not paid. An account goes down the steps one after another as its balance
+// shrinks, and back when it is paid. Each step but the first is told to its owner once.
+type Step uint8
+
+// The steps. The first four warnings count the days until writing stops, the other four those until the archives are
+// deleted, which is in the slow way of all deleting.
+const (
+	Paid    Step = 0
+	Warn30  Step = 1
+	Warn14  Step = 2
+	Warn7   Step = 3
+	Warn1   Step = 4
+	Stopped Step = 5 // nothing new is taken; what is left of the balance pays for the grace
+	Last30  Step = 6
+	Last14  Step = 7
+	Last7   Step = 8
+	Last1   Step = 9
+	Lapsed  Step = 10 // the archives are being deleted
+)
+
+// days is at how many days left, or fewer, each step begins.
+var days = [...]int64{Warn30: 30, Warn14: 14, Warn7: 7, Warn1: 1, Stopped: 0, Last30: 30, Last14: 14, Last7: 7, Last1: 1, Lapsed: 0}
+
+func (s Step) String() string {
+	switch {
+	case s == Paid:
+		return "paid"
+	case s < Stopped:
+		return "writing stops in " + inDays(days[s])
+	case s == Stopped:
+		return "writing has stopped"
+	case s < Lapsed:
+		return "archives are deleted in " + inDays(days[s])
+	case s == Lapsed:
+		return "archives are being deleted"
+	}
+	return fmt.Sprintf("step %d", uint8(s))
+}
+
+// inDays says a number of days.
+func inDays(n int64) string {
+	if n == 1 {
+		return "1 day"
+	}
+	return fmt.Sprintf("%d days", n)
+}
+
+const (
+	// MinGrace is the least time from when writing stops until archives are deleted, ms: the history of a vault promises
+	// as much (history.MinGrace).
+	MinGrace = 30 * Day
+	// heard is how long before anything is deleted the last warning was told, ms.
+	heard = Day
+	// enough is how many days there must be for an account to go back up without having been paid: a balance that hovers
+	// around a step must not have it told again and again.
+	enough = 45
+)
+
+// Standing is where an account stands.
+type Standing struct {
+	Step  Step
+	Since int64 // ms
+	Told  int64 // ms; when its owner was told of the step; 0 for not yet
+	Until int64 // ms; from Stopped on: nothing is deleted before
+}
+
+// Facts are what decides where an account goes next.
+type Facts struct {
+	Now      int64   // ms
+	Balance  Balance // of the account
+	Daily    Amount  // what keeping everything that it stores costs a day
+	Stores   bool    // it stores anything
+	Credited int64   // ms; when it was last given something; 0 for never
+	Grace    int64   // ms
+}
+
+// Left returns how many whole days are left until writing stops, or, from Stopped on, until the archives are deleted.
+// It is at most a million.
+func (s Standing) Left(f Facts) int64 {
+	paid := daysOf(f.Balance, f.Daily, 0)
+	if s.Step < Stopped {
+		return daysOf(f.Balance, f.Daily, f.Grace)
+	}
+	return max(ceilDays(s.Until-f.Now), paid, 0)
+}
+
+// manyDays stands for no end in sight.
+const manyDays = 1_000_000
+
+// daysOf returns for how many days balance pays beyond a time (ms): rounded up, negative if not even that.
+func daysOf(balance Balance, daily Amount, beyond int64) int64 {
+	b := balance.Int()
+	if daily == 0 {
+		if b.Sign() > 0 {
+			return manyDays
+		}
+		return 0
+	}
+	ms := b.Mul(b, big.NewInt(Day))
+	ms.Quo(ms, big.NewInt(int64(daily)))
+	if !ms.IsInt64() || ms.Int64() > math.MaxInt64/2 {
+		return manyDays
+	}
+	return min(manyDays, ceilDays(max(ms.Int64(), -math.MaxInt64/2)-beyond))
+}
+
+func ceilDays(ms int64) int64 {
+	if ms <= 0 {
+		return ms / Day
+	}
+	return (ms + Day - 1) / Day
+}
+
+// step returns the last of from to to that begins with so many days left.
+func step(from, to Step, left int64) Step {
+	for s := to; s > from; s-- {
+		if left <= days[s] {
+			return s
+		}
+	}
+	return from
+}
+
+// Next returns where an account goes from s. It is s itself if nothing changes.
+//
+// Before writing stops, steps may be left out: who stores much at once has fewer days. After that none is, and each waits until
+// the one before it was told: archives are deleted only if their owner was told five times, and no earlier than each
+// of these said.
+func (s Standing) Next(f Facts) Standing {
+	writes := daysOf(f.Balance, f.Daily, f.Grace)
+	target := step(Paid, Stopped, writes)
+	switch {
+	case target < s.Step && target < Stopped && (f.Credited >= s.Since && f.Credited > 0 || writes > enough):
+		return Standing{Step: target, Since: f.Now}
+	case s.Step < Stopped && target == Stopped:
+		return Standing{Step: Stopped, Since: f.Now, Until: f.Now + f.Grace}
+	case s.Step < Stopped && target > s.Step:
+		return Standing{Step: target, Since: f.Now}
+	case s.Step < Stopped || s.Step == Lapsed || s.Told == 0 || !f.Stores:
+		return s
+	}
+	next := s.Step + 1
+	if s.Left(f) > days[next] {
+		return s
+	}
+	to := Standing{Step: next, Since: f.Now, Until: max(s.Until, f.Now+days[next]*Day)}
+	if next == Lapsed && f.Now-s.Told < heard {
+		return s
+	}
+	return to
+}
+
+// Check refuses a change from s to to at the time now (ms) that Next would never make, whatever the facts.
+func (s Standing) Check(to Standing, now int64) error {
+	switch {
+	case to.Step > Lapsed:
+		return fmt.Errorf("there is no %s", to.Step)
+	case to.Step == s.Step:
+		return fmt.Errorf("the account stands there already: %s", s.Step)
+	case to.Step < Stopped && to.Until != 0, to.Since != now, to.Told != 0:
+		return fmt.Errorf("a standing of %d, told %d, until %d", to.Since, to.Told, to.Until)
+	case to.Step < Stopped:
+		return nil
+	case to.Step == Stopped:
+		if s.Step > Stopped || to.Until < now+MinGrace {
+			return fmt.Errorf("from %q to %q, until %d", s.Step, to.Step, to.Until)
+		}
+		return nil
+	case to.Step != s.Step+1, s.Told == 0, to.Until < s.Until, to.Until < now+days[to.Step]*Day:
+		return fmt.Errorf("from %q to %q, told %d, until %d", s.Step, to.Step, s.Told, to.Until)
+	case to.Step == Lapsed && (now < s.Until || now-s.Told < heard):
+		return fmt.Errorf("archives would be deleted at %d, before %d or within a day of the last warning at %d", now, s.Until, s.Told)
+	}
+	return nil
+}
