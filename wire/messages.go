@@ -58,8 +58,39 @@ type Hello struct {
 	Rights   string           `json:"rights,omitempty"`
 	N        uint64           `json:"n,omitempty"` // newest record of that vault
 	Head     string           `json:"head,omitempty"`
-	Chain    *Chain           `json:"chain,omitempty"` // where this machine's own chain of records stands
+	Chain    *Chain           `json:"chain,omitempty"`  // where this machine's own chain of records stands
+	Credit   *Credit          `json:"credit,omitempty"` // of the caller's account, if that is not paid
 	Limits   map[string]int64 `json:"limits"`
+}
+
+// Credit is how an account stands that is not paid.
+type Credit struct {
+	State CreditState `json:"state"`
+	// Days are left until writing stops, or, where it has, until the archives are deleted.
+	Days int       `json:"days"`
+	End  time.Time `json:"end"` // when that is, if nothing changes
+}
+
+// CreditState is how far an account has come that is not paid.
+type CreditState string
+
+// The states of an account that is not paid.
+const (
+	CreditLow     CreditState = "low"
+	CreditStopped CreditState = "stopped" // no new backups are taken
+	CreditLapsed  CreditState = "lapsed"  // the archives are being deleted; for a while they can be brought back
+)
+
+// Money is what an account has paid and not used up, and what it pays.
+type Money struct {
+	Balance string  `json:"balance"` // of the currency, in decimal, exactly
+	Daily   string  `json:"daily"`   // what keeping all that is stored costs a day, rounded up
+	Credit  *Credit `json:"credit,omitempty"`
+	// Currency is what the operator calls it; prices are for 10^9 bytes, Stored for a twelfth of 365.25 days.
+	Currency string `json:"currency"`
+	Stored   string `json:"price_stored"`
+	In       string `json:"price_in"`
+	Out      string `json:"price_out"`
 }
 
 // Chain is the next place in a signer's chain of records.
@@ -112,6 +143,9 @@ type Usage struct {
 	ByteSeconds       string    `json:"byte_seconds"`
 	BilledByteSeconds string    `json:"billed_byte_seconds"`
 	AsOf              time.Time `json:"as_of"`
+	ReceivedBytes     uint64    `json:"received_bytes"`  // of blocks that were ever stored
+	SentBytes         uint64    `json:"sent_bytes"`      // of blocks that were ever sent to the account's machines
+	Money             *Money    `json:"money,omitempty"` // where the operator charges for anything
 	Today             *Cap      `json:"today,omitempty"` // of the machine that asks, if it has a daily cap
 }
 

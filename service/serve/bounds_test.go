@@ -223,7 +223,7 @@ func TestAskedIsBounded(t *testing.T) {
 		sid := c.open()
 		var all []holdfast.AccountID
 		_, err := w.j.Append(w.Context(), func(tx *journal.Tx) error {
-			for i := range maxAsked {
+			for i := range maxMetered {
 				id := holdfast.AccountID{1, byte(i >> 8), byte(i)}
 				all = append(all, id)
 				w.ok(tx.Record(segment.Account{ID: id, Name: fmt.Sprint("account ", i)}), "account")
@@ -232,11 +232,11 @@ func TestAskedIsBounded(t *testing.T) {
 		})
 		w.ok(err, "accounts")
 		for _, a := range all {
-			w.srv.asked.add(a, 7)
+			w.srv.meter.asked(a, 7)
 		}
 		_, err = c.have(sid, name(1))
 		w.ok(err, "have")
-		if n := len(w.srv.asked.lines); n != 0 {
+		if n := len(w.srv.meter.lines); n != 0 {
 			t.Errorf("something is counted of %d accounts", n)
 		}
 		later(10 * time.Second)

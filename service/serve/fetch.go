@@ -45,6 +45,9 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		return err
 	}
 	defer release()
+	if s.meter.full() {
+		s.Settle(r.Context())
+	}
 	which := uint64(0)
 	if q := r.URL.Query(); q.Has("copy") {
 		if which, err = strconv.ParseUint(q.Get("copy"), 10, 16); err != nil || which > wire.MaxCopy {
@@ -118,7 +121,7 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 			err = s.mayGoOn(c)
 		}
 		if err == nil {
-			err = s.writeRead(w, rd, cut)
+			err = s.writeRead(w, c.account, rd, cut)
 		}
 		if err != nil {
 			cancel()
@@ -177,8 +180,8 @@ type read struct {
 	results []journal.Read
 }
 
-// writeRead writes what was read to the client.
-func (s *Server) writeRead(w http.ResponseWriter, rd *read, cut *cutter) error {
+// writeRead writes what was read to a client of an account.
+func (s *Server) writeRead(w http.ResponseWriter, account holdfast.AccountID, rd *read, cut *cutter) error {
 	for i, res := range rd.results {
 		f := wire.Frame{Name: rd.run[i].name, Sealed: res.Sealed}
 		switch {
@@ -198,6 +201,7 @@ func (s *Server) writeRead(w http.ResponseWriter, rd *read, cut *cutter) error {
 		if _, err := w.Write(f.Sealed); err != nil {
 			return err
 		}
+		s.meter.add(account, tally{sent: uint64(len(f.Sealed))})
 	}
 	return nil
 }

@@ -447,7 +447,7 @@ func TestPieces(t *testing.T) {
 }
 
 // asked returns the records of presence questions in the journal.
-func (w *world) askedRecords() (all []segment.Metered) {
+func (w *world) meteredRecords() (all []segment.Metered) {
 	w.Helper()
 	list, err := w.bucket.List(w.Context(), segment.LogPrefix(w.id.Cell), "", 1000)
 	w.ok(err, "list segments")
@@ -489,13 +489,13 @@ func TestQuestionsAreMetered(t *testing.T) {
 			later(time.Second)
 		}
 		asked(500, "before anything is written")
-		if n := len(w.askedRecords()); n != 0 {
+		if n := len(w.meteredRecords()); n != 0 {
 			w.Errorf("%d records within a minute", n)
 		}
 		c.commits(sid, w.root(c, sid), 1) // with which it is written
 		ask(3)
 		asked(503, "after a commit")
-		if all := w.askedRecords(); len(all) != 1 || all[0].Names != 500 {
+		if all := w.meteredRecords(); len(all) != 1 || all[0].Names != 500 {
 			w.Errorf("%+v", all)
 		}
 		for range 300 { // who writes nothing is written down once a minute
@@ -503,7 +503,7 @@ func TestQuestionsAreMetered(t *testing.T) {
 			later(time.Second)
 		}
 		later(10 * time.Second)
-		if n := len(w.askedRecords()); n < 5 || n > 6 {
+		if n := len(w.meteredRecords()); n < 5 || n > 6 {
 			w.Errorf("%d records of five minutes", n)
 		}
 		_, err := c.do("POST", path(wire.PathClose, sid), nil)

@@ -17,7 +17,6 @@ import (
 	"holdfast/history"
 	"holdfast/service/account"
 	"holdfast/service/journal"
-	"holdfast/service/segment"
 	"holdfast/service/view"
 	"holdfast/wire"
 )
@@ -61,6 +60,7 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request, c caller) error {
 		h.Vault, h.Rights = v.ID.String(), c.machine.Enrol.Rights.String()
 		h.N, h.Head = v.N, v.Head.String()
 		h.Chain = chain(c.machine.Chain)
+		h.Credit = s.credit(c.account)
 	}
 	return writeJSON(w, http.StatusOK, h)
 }
@@ -356,19 +356,19 @@ func (s *Server) mayCommit(b history.Body) error {
 
 // enter makes rec the next of its vault's history, unless it is there already, and returns its entry once
 // that is durable, with the journal time of the request in ms and whether it was there. What the caller's account
-// asked about meanwhile goes with it.
+// used meanwhile goes with it.
 func (s *Server) enter(r *http.Request, c caller, rec history.Record) (e history.Entry, p place, err error) {
-	asked, keep := s.asked.take(c.account), false
+	used, keep := s.meter.take(c.account), false
 	defer func() {
 		if !keep {
-			s.asked.back(c.account, asked)
+			s.meter.add(c.account, used)
 		}
 	}()
 	t, err := s.append(r.Context(), func(tx *journal.Tx) (err error) {
 		p.now = tx.Now()
 		e, err = tx.History(rec)
-		if err == nil && asked > 0 {
-			err = tx.Record(segment.Metered{Account: c.account, Names: asked})
+		if err == nil && used != (tally{}) {
+			err = tx.Record(used.record(c.account))
 			keep = err == nil
 		}
 		if !errors.Is(err, view.ErrDuplicate) {
@@ -448,10 +448,13 @@ func (s *Server) usage(w http.ResponseWriter, r *http.Request, c caller) error {
 		StoredBytes:       u.Bytes,
 		BilledBytes:       u.Billed,
 		Blocks:            u.Blocks,
-		Asked:             u.Asked + s.asked.count(c.account),
+		Asked:             u.Asked + s.Asked(c.account),
 		ByteSeconds:       byteSeconds(u.Stored.Hi, u.Stored.Lo),
 		BilledByteSeconds: byteSeconds(u.Paid.Hi, u.Paid.Lo),
 		AsOf:              time.UnixMilli(u.AsOf).UTC(),
+		ReceivedBytes:     u.In,
+		SentBytes:         u.Out + s.meter.count(c.account).sent,
+		Money:             s.money(c.account),
 	}
 	if e := c.machine.Enrol; c.standing == enrolled && (e.DayBytes > 0 || e.DayBlocks > 0) {
 		d, err := v.Today(c.machine.Vault, c.machine.Signer, now)

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"holdfast"
+	"holdfast/service/billing"
 	"holdfast/service/identity"
 	"holdfast/service/journal"
 	"holdfast/service/view"
@@ -70,6 +71,8 @@ type Config struct {
 	Log      *slog.Logger // nil discards
 	// Notice, if set, returns what the operator has to say: one line of at most wire.MaxNotice bytes, or "".
 	Notice func() string
+	// Billing, if set, says who may write and what it costs.
+	Billing *billing.Biller
 	// ReadOnly, if set, returns what the service takes no more at the moment.
 	ReadOnly func() Closed
 }
@@ -80,12 +83,14 @@ type Server struct {
 	id     *identity.Identity
 	log    *slog.Logger
 	notice func() string
+	// billing is nil if nothing costs anything.
+	billing *billing.Biller
 	// readOnly is nil if nothing is ever refused.
 	readOnly func() Closed
 
 	uploads, fetches, lists *budget
 	limits                  limits
-	asked                   *meter
+	meter                   *meter
 	lobby                   lobby
 	reads                   chan struct{} // holds a token for every read of the bucket
 	ending                  atomic.Bool   // told to end: takes nothing new
@@ -116,12 +121,12 @@ func New(cfg Config) *Server {
 		cfg.Notice = func() string { return "" }
 	}
 	return &Server{
-		j: cfg.Journal, id: cfg.Identity, log: cfg.Log, notice: cfg.Notice, readOnly: cfg.ReadOnly,
+		j: cfg.Journal, id: cfg.Identity, log: cfg.Log, notice: cfg.Notice, billing: cfg.Billing, readOnly: cfg.ReadOnly,
 		uploads:  newBudget(uploadMemory, uploadShare),
 		fetches:  newBudget(fetchMemory, fetchShare),
 		lists:    newBudget(listMemory, listShare),
 		limits:   newLimits(),
-		asked:    newMeter(),
+		meter:    newMeter(),
 		lobby:    lobby{in: map[holdfast.VaultID]int{}},
 		reads:    make(chan struct{}, maxReads),
 		requests: map[party]int{},
@@ -207,7 +212,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		srv.Close()
 	}
 	<-served
-	s.settleAll(patience)
+	s.Settle(patience)
 	return err
 }
 

@@ -49,6 +49,9 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err := s.taking(writeSession); err != nil {
 		return err
 	}
+	if err := s.mayWrite(c.account, 0); err != nil {
+		return err
+	}
 	if err := s.limits.record(c, b.Vault, len(rec.Body)); err != nil {
 		return err
 	}
@@ -280,11 +283,11 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 			out[i] = 1
 		}
 	}
-	if s.asked.add(c.account, len(names)) {
+	if s.meter.asked(c.account, len(names)) {
 		s.settle(r.Context(), c.account)
 	}
-	if s.asked.full() {
-		s.settleAll(r.Context())
+	if s.meter.full() {
+		s.Settle(r.Context())
 	}
 	return writeBinary(w, out)
 }

@@ -49,6 +49,9 @@ func (s *Server) blocks(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err := s.taking(writeBlocks); err != nil {
 		return err
 	}
+	if err := s.mayWrite(c.account, lastRun); err != nil {
+		return err
+	}
 
 	cut := newCutter(w, r)
 	defer cut.end()

@@ -193,7 +193,7 @@ func applyCharge(rows Rows, timeMS int64, rec segment.Charge) error {
 		return err
 	}
 	u.advance(timeMS)
-	used, out := m.used(u, timeMS)
+	used := m.used(u, timeMS)
 	cost, err := m.Prices.Cost(used)
 	if err != nil {
 		return err
@@ -209,7 +209,7 @@ func applyCharge(rows Rows, timeMS int64, rec segment.Charge) error {
 			return err
 		}
 	}
-	m.Charged, m.Prices, m.paid, m.in, m.out = timeMS, rec.Prices, u.Paid, u.In, out
+	m.Charged, m.Prices, m.paid, m.in, m.out = timeMS, rec.Prices, u.Paid, u.In, u.Out
 	return m.put(rows, rec.Account)
 }
 
@@ -223,12 +223,14 @@ func (i Integral) byteHours() string {
 	return ledger.Balance{Hi: int64(hi), Lo: lo}.Int().String()
 }
 
-// used returns what an account used since it was charged, and what counts as sent then. Nobody pays on one day for more bytes
-// sent than he stores: a thief of a key that reads cannot use up a balance, and all can be restored every day.
-func (m Money) used(u Usage, now int64) (used ledger.Use, out uint64) {
-	if m.Charged == 0 {
-		return ledger.Use{}, u.Out
-	}
+// Uses reports whether an account stores anything, or has used something since it was charged.
+func (m Money) Uses(u Usage) bool {
+	return u.Blocks > 0 || u.Paid != m.paid || u.In != m.in || u.Out != m.out
+}
+
+// used returns what an account used since it was charged. Nobody pays on one day for more bytes sent than he stores: a thief
+// of a key that reads cannot use up a balance, and all can be restored every day.
+func (m Money) used(u Usage, now int64) (used ledger.Use) {
 	var borrow uint64
 	used.Lo, borrow = bits.Sub64(u.Paid.Lo, m.paid.Lo, 0)
 	used.Hi, _ = bits.Sub64(u.Paid.Hi, m.paid.Hi, borrow)
@@ -237,7 +239,7 @@ func (m Money) used(u Usage, now int64) (used ledger.Use, out uint64) {
 	if over, most := bits.Mul64(u.Bytes, max(1, days)); over == 0 {
 		used.Out = min(used.Out, most)
 	}
-	return used, u.Out
+	return used
 }
 
 // applyStep moves an account on its way of those that are not paid, or back. Nobody goes down while the service's clock is

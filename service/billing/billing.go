@@ -1,0 +1,307 @@
+// Package billing charges accounts for what they use, moves those that are not paid down the steps of package ledger, and
+// says who may write.
+//
+// Nothing waits for it. It works in a loop of its own, and whoever answers a request asks only the Board, which is in memory
+// and says yes if it does not know: a ledger that hangs for a day, or refuses everything, makes no request fail or
+// slower. What it decides is a proposal to the journal, where it is checked again by what was appended before (JOURNAL 1);
+// a crash anywhere leaves some records unmade, and the next run makes them.
+//
+// While the service's clock is in doubt nothing is charged and nobody goes down (JOURNAL 14).
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"holdfast"
+	"holdfast/service/journal"
+	"holdfast/service/ledger"
+	"holdfast/service/segment"
+	"holdfast/service/view"
+)
+
+const (
+	// Every is how often Loop runs.
+	Every = time.Hour
+	// page is how many accounts are looked at in one step of the sequencer.
+	page = 64
+	// maxErrors bounds the accounts of which Run says why they failed.
+	maxErrors = 5
+)
+
+// Ledger is where money is kept: the journal.
+type Ledger interface {
+	MayDelete(context.Context) error
+	Acked() view.Reader
+	Accounts(after string, max int) ([]view.Account, error)
+	Append(context.Context, func(*journal.Tx) error) (*journal.Ticket, error)
+	Flush()
+}
+
+// Config says what is charged. Ledger is required.
+type Config struct {
+	Ledger Ledger
+	// Prices of zeros charge nothing, and everybody is paid.
+	Prices   ledger.Prices
+	Currency string // for people
+	// Grace is how long data is kept after writing has stopped, at least ledger.MinGrace.
+	Grace time.Duration
+	// Settle, if set, records what is metered and not in the journal yet.
+	Settle func(context.Context)
+	Log    *slog.Logger // nil discards
+}
+
+// Biller keeps the accounts of a cell. It is safe for concurrent use.
+type Biller struct {
+	cfg   Config
+	board Board
+	wake  chan struct{}
+}
+
+// New returns a Biller.
+func New(cfg Config) *Biller {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Biller{cfg: cfg, wake: make(chan struct{}, 1)}
+}
+
+// Board returns what requests ask.
+func (b *Biller) Board() *Board { return &b.board }
+
+// Currency returns what the operator calls the currency.
+func (b *Biller) Currency() string { return b.cfg.Currency }
+
+// free reports whether nothing is charged.
+func (b *Biller) free() bool { return b.cfg.Prices == ledger.Prices{} }
+
+// Loop runs at once, every hour, and when Wake was called, until ctx ends. What fails is tried again in the next run.
+func (b *Biller) Loop(ctx context.Context) {
+	tick := time.NewTicker(Every)
+	defer tick.Stop()
+	said := ""
+	for {
+		switch done, err := b.Run(ctx); {
+		case err != nil && ctx.Err() == nil && err.Error() != said:
+			said = err.Error()
+			b.cfg.Log.Error("not every account was charged", "error", err)
+		case err == nil:
+			said = ""
+			if done != (Done{}) {
+				b.cfg.Log.Info("accounts were charged", "charged", done.Charged, "steps", done.Steps)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-b.wake:
+		}
+	}
+}
+
+// Wake has Loop run soon.
+func (b *Biller) Wake() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Done says what one run did.
+type Done struct{ Charged, Steps int }
+
+// Run goes through all accounts once, and returns when what it did is durable and on the Board. An account that fails does
+// not keep others from their turn.
+func (b *Biller) Run(ctx context.Context) (done Done, err error) {
+	frozen := b.cfg.Ledger.MayDelete(ctx)
+	if frozen != nil && !errors.Is(frozen, view.ErrFrozen) {
+		return done, frozen
+	}
+	if b.cfg.Settle != nil && !b.free() {
+		b.cfg.Settle(ctx)
+	}
+	var errs []error
+	failed := 0
+	lines := map[holdfast.AccountID]Line{}
+	for after := ""; ctx.Err() == nil; {
+		all, err := b.cfg.Ledger.Accounts(after, page)
+		if err != nil {
+			return done, err
+		}
+		if len(all) == 0 {
+			break
+		}
+		after = all[len(all)-1].Name
+		if frozen == nil {
+			for id, err := range b.accounts(ctx, all, &done) {
+				if failed++; failed <= maxErrors {
+					errs = append(errs, fmt.Errorf("account %q: %w", id, err))
+				}
+			}
+		}
+		for _, a := range all {
+			l, err := b.line(b.cfg.Ledger.Acked(), a, time.Now().UnixMilli())
+			if err != nil {
+				return done, fmt.Errorf("account %q: %w", a.Name, err)
+			}
+			if l.Standing.Step != ledger.Paid {
+				lines[a.ID] = l
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return done, ctx.Err()
+	}
+	b.board.set(lines)
+	if failed > maxErrors {
+		errs = append(errs, fmt.Errorf("accounts that failed beside these: %d", failed-maxErrors))
+	}
+	return done, errors.Join(append(errs, frozen)...)
+}
+
+// accounts charges a page of accounts and moves them, and returns when that is durable. It returns the errors by name.
+func (b *Biller) accounts(ctx context.Context, all []view.Account, done *Done) map[string]error {
+	errs := map[string]error{}
+	// A look from outside: most accounts need nothing, and the sequencer is not for looking.
+	var due []view.Account
+	for _, a := range all {
+		records, err := b.due(b.cfg.Ledger.Acked(), a.ID, time.Now().UnixMilli())
+		if err != nil {
+			errs[a.Name] = err
+		} else if records > 0 {
+			due = append(due, a)
+		}
+	}
+	if len(due) == 0 {
+		return errs
+	}
+	var did Done
+	err := b.durably(ctx, func(tx *journal.Tx) error {
+		did = Done{}
+		for _, a := range due {
+			if err := b.account(tx, a.ID, &did); err != nil {
+				errs[a.Name] = err
+			}
+		}
+		return nil
+	})
+	for _, a := range due {
+		if err != nil {
+			errs[a.Name] = err
+		}
+	}
+	done.Charged += did.Charged
+	done.Steps += did.Steps
+	return errs
+}
+
+// prices are what an account is charged from now on. Nobody pays for what is being deleted.
+func (b *Biller) prices(s ledger.Standing) ledger.Prices {
+	if s.Step == ledger.Lapsed {
+		return ledger.Prices{}
+	}
+	return b.cfg.Prices
+}
+
+// due returns how many records an account needs now (ms), about.
+func (b *Biller) due(r view.Reader, id holdfast.AccountID, now int64) (n int, err error) {
+	m, f, err := b.facts(r, id, now)
+	if err != nil {
+		return 0, err
+	}
+	u, err := r.Usage(id, now)
+	if err != nil {
+		return 0, err
+	}
+	if p := b.prices(m.Standing); m.Prices != p || m.Charged/ledger.Day != now/ledger.Day && m.Uses(u) && p != (ledger.Prices{}) {
+		n++
+	}
+	if b.next(m.Standing, f) != m.Standing {
+		n++
+	}
+	return n, nil
+}
+
+// account charges an account and moves it, once each.
+func (b *Biller) account(tx *journal.Tx, id holdfast.AccountID, did *Done) error {
+	charge := func(s ledger.Standing) error {
+		err := tx.Record(segment.Charge{Account: id, Prices: b.prices(s)})
+		switch {
+		case errors.Is(err, view.ErrDuplicate):
+			return nil
+		case err == nil:
+			did.Charged++
+		}
+		return err
+	}
+	m, err := tx.Reader().Money(id)
+	if err != nil {
+		return err
+	}
+	if err := charge(m.Standing); err != nil {
+		return err
+	}
+	m, f, err := b.facts(tx.Reader(), id, tx.Now())
+	if err != nil {
+		return err
+	}
+	to := b.next(m.Standing, f)
+	if to == m.Standing {
+		return nil
+	}
+	if err := tx.Record(segment.Step{Account: id, Step: to.Step, Until: to.Until}); err != nil {
+		return err
+	}
+	did.Steps++
+	return charge(to)
+}
+
+// next returns where an account goes from s.
+func (b *Biller) next(s ledger.Standing, f ledger.Facts) ledger.Standing {
+	switch {
+	case !b.free():
+		return s.Next(f)
+	case s.Step != ledger.Paid:
+		return ledger.Standing{Since: f.Now}
+	}
+	return s
+}
+
+// facts returns what decides where an account goes next.
+func (b *Biller) facts(r view.Reader, id holdfast.AccountID, now int64) (m view.Money, f ledger.Facts, err error) {
+	m, err = r.Money(id)
+	if err != nil {
+		return m, f, err
+	}
+	u, err := r.Usage(id, 0)
+	if err != nil {
+		return m, f, err
+	}
+	f = ledger.Facts{Now: now, Stores: u.Blocks > 0, Credited: m.Credited, Grace: b.cfg.Grace.Milliseconds()}
+	if f.Balance, err = r.Balance(ledger.Of(id)); err != nil {
+		return m, f, err
+	}
+	f.Daily, err = b.cfg.Prices.Daily(u.Billed)
+	return m, f, err
+}
+
+// durably appends what fn adds, and returns once it is acknowledged.
+func (b *Biller) durably(ctx context.Context, fn func(*journal.Tx) error) error {
+	t, err := b.cfg.Ledger.Append(ctx, fn)
+	if err != nil {
+		return err
+	}
+	b.cfg.Ledger.Flush()
+	return t.Wait(ctx)
+}
+
+// Arrears says of an account from when on its archives may be deleted, ns since 1970 or 0 for never, and whether they are to
+// be: what package policy makes of it in the histories of its vaults.
+func Arrears(r view.Reader, id holdfast.AccountID) (from int64, lapse bool, err error) {
+	m, err := r.Money(id)
+	return m.Standing.Until * int64(time.Millisecond), m.Standing.Step == ledger.Lapsed, err
+}
