@@ -10,6 +10,7 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -242,22 +243,20 @@ func (b *Biller) account(tx *journal.Tx, id holdfast.AccountID, did *Done) error
 	if err != nil {
 		return err
 	}
-	if err := charge(m.Standing); err != nil {
-		return err
-	}
+	unpaid := charge(m.Standing)
 	m, f, err := b.facts(tx.Reader(), id, tx.Now())
 	if err != nil {
 		return err
 	}
 	to := b.next(m.Standing, f)
-	if to == m.Standing {
-		return nil
+	if to == m.Standing || unpaid != nil && to.Step > m.Standing.Step {
+		return unpaid // whatever keeps an account from being charged must not keep one that was paid from writing
 	}
 	if err := tx.Record(segment.Step{Account: id, Step: to.Step, Until: to.Until}); err != nil {
 		return err
 	}
 	did.Steps++
-	return charge(to)
+	return cmp.Or(unpaid, charge(to))
 }
 
 // next returns where an account goes from s.

@@ -75,12 +75,12 @@ func (b *Biller) line(r view.Reader, a view.Account, now int64) (Line, error) {
 	return Line{a, m.Standing, m.Standing.Left(f), f.Balance, f.Daily, f.Stores}, nil
 }
 
-// Of returns how an account stands by the view, and what it is charged. It reports false if nothing costs anything, or the
-// view cannot say.
-func (b *Biller) Of(id holdfast.AccountID) (Line, ledger.Prices, bool) {
+// Of returns how an account stands by the view of r, and what it is charged. It reports false if nothing costs anything, or the
+// view cannot say. It asks no Ledger: it is for those who answer requests.
+func (b *Biller) Of(r view.Reader, id holdfast.AccountID) (Line, ledger.Prices, bool) {
 	if b.free() {
 		return Line{}, ledger.Prices{}, false
 	}
-	l, err := b.line(b.cfg.Ledger.Acked(), view.Account{ID: id}, time.Now().UnixMilli())
+	l, err := b.line(r, view.Account{ID: id}, time.Now().UnixMilli())
 	return l, b.cfg.Prices, err == nil
 }

@@ -100,6 +100,7 @@ func (b *Biller) Pay(ctx context.Context, name, id string, amount ledger.Amount,
 	l, err = b.line(b.cfg.Ledger.Acked(), a, time.Now().UnixMilli())
 	if err == nil {
 		b.board.put(l)
+		b.Wake() // a run that is under way may have looked before
 	}
 	return l, known, err
 }
@@ -134,6 +135,7 @@ func (b *Biller) Credit(ctx context.Context, incident string, hours int, dry boo
 	for after := ""; ; {
 		all, err := b.cfg.Ledger.Accounts(after, page)
 		if err != nil || len(all) == 0 {
+			b.Wake() // some may write again
 			return sum, err
 		}
 		after = all[len(all)-1].Name

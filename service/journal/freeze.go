@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/history"
+	"holdfast/service/ledger"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 )
@@ -307,6 +308,10 @@ func deletes(rec segment.Record) (bool, error) {
 	switch rec := rec.(type) {
 	case segment.Condemned, segment.Moved, segment.Retired, segment.Removed:
 		return true, nil
+	case segment.Charge: // of a time that did not pass
+		return true, nil
+	case segment.Step:
+		return rec.Step >= ledger.Stopped, nil
 	case segment.History:
 		b, err := history.ParseBody(rec.Entry.Record.Body)
 		return b.Type.ByService(), err

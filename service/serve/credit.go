@@ -6,6 +6,7 @@ import (
 	"holdfast"
 	"holdfast/service/billing"
 	"holdfast/service/ledger"
+	"holdfast/service/view"
 	"holdfast/wire"
 )
 
@@ -62,11 +63,11 @@ func creditOf(l billing.Line) *wire.Credit {
 
 // money returns what an account has and pays, or nil if nothing costs anything, or that cannot be found out now: what it uses is
 // said all the same.
-func (s *Server) money(a holdfast.AccountID) *wire.Money {
+func (s *Server) money(r view.Reader, a holdfast.AccountID) *wire.Money {
 	if s.billing == nil {
 		return nil
 	}
-	l, p, ok := s.billing.Of(a)
+	l, p, ok := s.billing.Of(r, a)
 	if !ok {
 		return nil
 	}

@@ -454,7 +454,7 @@ func (s *Server) usage(w http.ResponseWriter, r *http.Request, c caller) error {
 		AsOf:              time.UnixMilli(u.AsOf).UTC(),
 		ReceivedBytes:     u.In,
 		SentBytes:         u.Out + s.meter.count(c.account).sent,
-		Money:             s.money(c.account),
+		Money:             s.money(v, c.account),
 	}
 	if e := c.machine.Enrol; c.standing == enrolled && (e.DayBytes > 0 || e.DayBlocks > 0) {
 		d, err := v.Today(c.machine.Vault, c.machine.Signer, now)
