@@ -291,7 +291,7 @@ func ParseRewrap(f []byte) (Rewrap, error) {
 // MaxIDs bounds the archives that one record names.
 const MaxIDs = 100
 
-// IDs are the archives that a delete, undelete, expire or purge record names: at least one, at most MaxIDs,
+// IDs are the archives that a delete, undelete, expire, purge or lapse record names: at least one, at most MaxIDs,
 // strictly increasing.
 //
 //	n u16, id 32 x n
@@ -306,7 +306,7 @@ func (ids IDs) Encode() []byte {
 	return b
 }
 
-// ParseIDs decodes the fields of a delete, undelete, expire or purge record.
+// ParseIDs decodes the fields of a delete, undelete, expire, purge or lapse record.
 func ParseIDs(t Type, f []byte) (IDs, error) {
 	r := enc.NewReader(f)
 	n := int(r.U16())
@@ -411,6 +411,27 @@ func ParseConfirm(f []byte) (Confirm, error) {
 	r := enc.NewReader(f)
 	r.Fixed(c.Series[:])
 	return c, done(r, TypeConfirm)
+}
+
+// Arrears says that a vault's account has no credit, and from when on its archives may lapse; or that it is
+// paid again.
+//
+//	until i64
+type Arrears struct {
+	Until int64 // ns since 1970; 0 if it is paid again
+}
+
+// Encode returns the fields of an arrears record.
+func (a Arrears) Encode() []byte { return binary.BigEndian.AppendUint64(nil, uint64(a.Until)) }
+
+// ParseArrears decodes the fields of an arrears record.
+func ParseArrears(f []byte) (Arrears, error) {
+	r := enc.NewReader(f)
+	a := Arrears{Until: r.I64()}
+	if r.Err() == nil && a.Until < 0 {
+		r.Fail("a time before 1970")
+	}
+	return a, done(r, TypeArrears)
 }
 
 func suite(r *enc.Reader) {

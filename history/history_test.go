@@ -366,7 +366,7 @@ func TestBodyRefuses(t *testing.T) {
 	good := Body{Type: TypeCommit, Vault: holdfast.VaultID{1}, Seq: 1, Prev: holdfast.RecordID{2}, SeenN: 3, SeenHead: holdfast.Head{4}}
 	for name, spoil := range map[string]func(*Body){
 		"type 0":                   func(b *Body) { b.Type = 0 },
-		"type 17":                  func(b *Body) { b.Type = TypeConfirm + 1 },
+		"type 19":                  func(b *Body) { b.Type = TypeLapse + 1 },
 		"first with a predecessor": func(b *Body) { b.Seq = 0 },
 		"later without one":        func(b *Body) { b.Prev = holdfast.RecordID{} },
 		"saw nothing, with a head": func(b *Body) { b.SeenN = 0 },
@@ -410,7 +410,7 @@ func FuzzBody(f *testing.F) {
 		if !bytes.Equal(b.Encode(), raw) {
 			t.Fatalf("%x decodes to what encodes as %x", raw, b.Encode())
 		}
-		for typ := TypeGenesis; typ <= TypeConfirm; typ++ {
+		for typ := TypeGenesis; typ <= TypeLapse; typ++ {
 			again, err := reencode(typ, b.Fields)
 			if err != nil && !errors.Is(err, ErrFormat) {
 				t.Fatalf("unexpected kind of error: %v", err)

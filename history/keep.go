@@ -12,6 +12,9 @@ import (
 // MinAge is how old an archive must be before a policy expires it, ns: 30 days.
 const MinAge = 30 * 86400 * 1e9
 
+// MinGrace is how long at least the archives of an unpaid vault stay from the record on that says so, ns: 30 days.
+const MinGrace = 30 * 86400 * 1e9
+
 // Undelete is the time in which deleted archives can be brought back, now and to come.
 type Undelete struct {
 	Seconds uint64 // 0 means DefaultDelay
@@ -344,6 +347,57 @@ func (v *Vault) ruleDelete(b Body) error {
 	return nil
 }
 
+// ruleUndelete lets what lapsed come back only when the account is paid: else it would lapse again at once, and
+// its time of being brought back would never end.
+func (v *Vault) ruleUndelete(b Body) error {
+	named, err := v.named(b, Deleted, Expired, Lapsed)
+	if err != nil {
+		return err
+	}
+	for _, a := range named {
+		if a.State == Lapsed && v.Arrears != 0 {
+			return fmt.Errorf("%w: archive %.8s lapsed", ErrUnpaid, a.ID)
+		}
+	}
+	return nil
+}
+
+// ruleArrears holds that nothing lapses earlier than every client could have seen coming: not before MinGrace from
+// the record on, and not before a time that was announced.
+func (v *Vault) ruleArrears(b Body, at int64) error {
+	a, err := ParseArrears(b.Fields)
+	switch {
+	case err != nil:
+		return err
+	case a.Until == 0 && v.Arrears == 0:
+		return fmt.Errorf("%w: there is nothing to end", ErrPaid)
+	case a.Until == 0:
+		return nil
+	case a.Until-at < MinGrace:
+		return fmt.Errorf("%w: archives would lapse in less than 30 days", ErrTooEarly)
+	case a.Until < v.Arrears:
+		return fmt.Errorf("%w: archives would lapse earlier than was announced", ErrTooEarly)
+	}
+	return nil
+}
+
+// ruleLapse lets archives of an unpaid vault lapse when its grace is over, the last and those of a series that
+// waits for its owner as well. Who froze the vault keeps what is in it.
+func (v *Vault) ruleLapse(b Body, at int64) error {
+	_, err := v.named(b, Live)
+	switch {
+	case err != nil:
+		return err
+	case v.Arrears == 0:
+		return ErrPaid
+	case at < v.Arrears:
+		return fmt.Errorf("%w: archives lapse in %d seconds at the earliest", ErrTooEarly, (v.Arrears-at)/1e9)
+	case v.Frozen:
+		return ErrFrozen
+	}
+	return nil
+}
+
 func (v *Vault) ruleExpire(b Body, at int64) error {
 	named, err := v.named(b, Live)
 	if err != nil {
@@ -376,7 +430,7 @@ func (v *Vault) ruleExpire(b Body, at int64) error {
 }
 
 func (v *Vault) rulePurge(b Body, at int64) error {
-	named, err := v.named(b, Deleted, Expired)
+	named, err := v.named(b, Deleted, Expired, Lapsed)
 	if err != nil {
 		return err
 	}
@@ -392,7 +446,7 @@ func (v *Vault) rulePurge(b Body, at int64) error {
 }
 
 func (v *Vault) purgeable(a Archive, at int64) bool {
-	return (a.State == Deleted || a.State == Expired) && at-a.Changed >= int64(v.Delay.In(at))*1e9
+	return slices.Contains([]State{Deleted, Expired, Lapsed}, a.State) && at-a.Changed >= int64(v.Delay.In(at))*1e9
 }
 
 // Expirable returns what the service may expire at that time (ns): at most MaxIDs, the oldest first, in the
@@ -426,6 +480,21 @@ func (v *Vault) Purgeable(at int64) IDs {
 	var ids []holdfast.RecordID
 	for _, a := range v.Archives {
 		if v.purgeable(a, at) && len(ids) < MaxIDs {
+			ids = append(ids, a.ID)
+		}
+	}
+	return SortIDs(ids)
+}
+
+// Lapsable returns what the service may let lapse at that time (ns): at most MaxIDs, the oldest first, in the order
+// of a record.
+func (v *Vault) Lapsable(at int64) IDs {
+	if v.Frozen || v.Arrears == 0 || at < v.Arrears {
+		return nil
+	}
+	var ids []holdfast.RecordID
+	for _, a := range v.Archives {
+		if a.State == Live && len(ids) < MaxIDs {
 			ids = append(ids, a.ID)
 		}
 	}

@@ -92,13 +92,15 @@ const (
 	TypeExpire     Type = 14 // deletes archives that the policy does not keep; signed by the service's log key
 	TypePurge      Type = 15 // ends the time in which archives can be brought back; signed by the service's log key
 	TypeConfirm    Type = 16 // lets the policy act on a series that jumped; signed by the owner
+	TypeArrears    Type = 17 // says from when on the archives of an unpaid vault may lapse, or that it is paid again; signed by the service's log key
+	TypeLapse      Type = 18 // deletes archives of a vault that is unpaid for longer than its grace; signed by the service's log key
 )
 
 var typeNames = [...]string{
 	TypeGenesis: "genesis", TypeEnrol: "enrol", TypeOpen: "open", TypeCommit: "commit", TypeRevoke: "revoke",
 	TypeRotateRead: "rotate-read", TypeRewrap: "rewrap", TypeDelete: "delete", TypeUndelete: "undelete",
 	TypePolicy: "policy", TypeDelay: "delay", TypeFreeze: "freeze", TypeThaw: "thaw", TypeExpire: "expire",
-	TypePurge: "purge", TypeConfirm: "confirm",
+	TypePurge: "purge", TypeConfirm: "confirm", TypeArrears: "arrears", TypeLapse: "lapse",
 }
 
 func (t Type) String() string {
@@ -109,7 +111,11 @@ func (t Type) String() string {
 }
 
 // ByService reports whether records of this type are made by the service and signed by its log key.
-func (t Type) ByService() bool { return t == TypeExpire || t == TypePurge }
+func (t Type) ByService() bool { return t == TypeArrears || t.DeletesByService() }
+
+// DeletesByService reports whether the service deletes with records of this type: it makes none of them while
+// deleting is frozen in its cell.
+func (t Type) DeletesByService() bool { return t == TypeExpire || t == TypePurge || t == TypeLapse }
 
 // Right returns the right with which a machine signs records of this type, or 0 if none does.
 func (t Type) Right() holdfast.Rights {
@@ -172,7 +178,7 @@ func ParseBody(raw []byte) (Body, error) {
 	b.Fields = bytes.Clone(r.LP(MaxFields))
 	if r.Err() == nil {
 		switch {
-		case b.Type < TypeGenesis || b.Type > TypeConfirm:
+		case b.Type < TypeGenesis || b.Type > TypeLapse:
 			r.Fail("unknown record type %d", b.Type)
 		case (b.Seq == 0) != (b.Prev == holdfast.RecordID{}):
 			r.Fail("seq %d does not fit the previous record", b.Seq)

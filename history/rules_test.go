@@ -30,6 +30,7 @@ func fields() map[Type][]byte {
 		TypeDelete: ids, TypeUndelete: ids, TypeExpire: ids, TypePurge: ids,
 		TypePolicy: Policy{Series: commit().Series, Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6, Within: 7}.Encode(),
 		TypeDelay:  Delay{MinDelay}.Encode(), TypeFreeze: nil, TypeThaw: nil, TypeConfirm: Confirm{commit().Series}.Encode(),
+		TypeArrears: Arrears{200 * day}.Encode(), TypeLapse: ids,
 	}
 }
 
@@ -57,7 +58,7 @@ func reencode(typ Type, f []byte) ([]byte, error) {
 	case TypeRewrap:
 		x, err := ParseRewrap(f)
 		return x.Encode(), err
-	case TypeDelete, TypeUndelete, TypeExpire, TypePurge:
+	case TypeDelete, TypeUndelete, TypeExpire, TypePurge, TypeLapse:
 		x, err := ParseIDs(typ, f)
 		return x.Encode(), err
 	case TypePolicy:
@@ -70,6 +71,9 @@ func reencode(typ Type, f []byte) ([]byte, error) {
 		return nil, ParseNone(typ, f)
 	case TypeConfirm:
 		x, err := ParseConfirm(f)
+		return x.Encode(), err
+	case TypeArrears:
+		x, err := ParseArrears(f)
 		return x.Encode(), err
 	}
 	panic("no fields of " + typ.String())
@@ -92,6 +96,12 @@ func (s *story) commit(t *testing.T, series byte, counts Counts) holdfast.Record
 	r := s.next(t, TypeCommit, c.Encode())
 	s.add(t, r)
 	return r.ID()
+}
+
+// arrears adds that the vault is unpaid, and may lapse from that time on.
+func (s *story) arrears(t *testing.T, until int64) {
+	t.Helper()
+	s.add(t, s.next(t, TypeArrears, Arrears{max(until, s.time+5+MinGrace)}.Encode()))
 }
 
 func names(ids ...holdfast.RecordID) []byte { return SortIDs(ids).Encode() }
@@ -125,6 +135,10 @@ func whole(t *testing.T) *story {
 	s.add(t, s.next(t, TypeExpire, names(a[2])))
 	s.add(t, s.next(t, TypePurge, names(a[0])))
 	s.add(t, s.next(t, TypeRevoke, f[TypeRevoke]))
+	s.arrears(t, s.time+MinGrace)
+	s.time += MinGrace
+	s.add(t, s.next(t, TypeLapse, names(a[3])))
+	s.add(t, s.next(t, TypeArrears, Arrears{}.Encode()))
 	return s
 }
 
@@ -152,18 +166,18 @@ func TestVectorsOfEveryType(t *testing.T) {
 	for _, a := range s.v.Archives {
 		states = append(states, a.State)
 	}
-	if !slices.Equal(states, []State{Live, Expired, Live}) || len(s.v.Purged) != 1 || !s.v.Archives[0].Held {
+	if !slices.Equal(states, []State{Live, Expired, Lapsed}) || len(s.v.Purged) != 1 || !s.v.Archives[0].Held {
 		t.Errorf("archives %v, purged %d", states, len(s.v.Purged))
 	}
 	k, _ := ParseRotateRead(fields()[TypeRotateRead])
 	if s.v.ReadKey != k.ReadKey || len(s.v.ReadKeys) != 2 || len(s.v.Sessions[open().Session].Rewraps) != 1 {
 		t.Error("the read key was not rotated")
 	}
-	if m := s.v.Machines[SignerOf(machine.Public().(ed25519.PublicKey))]; m.Revoked != s.v.N || m.Since != 40*day {
+	if m := s.v.Machines[SignerOf(machine.Public().(ed25519.PublicKey))]; m.Revoked != s.v.N-3 || m.Since != 40*day {
 		t.Errorf("machine: %+v", m)
 	}
-	if s.v.Frozen || s.v.Series[commit().Series].Confirmed == 0 {
-		t.Error("frozen or not confirmed")
+	if s.v.Frozen || s.v.Series[commit().Series].Confirmed == 0 || s.v.Arrears != 0 {
+		t.Error("frozen, not confirmed or not paid")
 	}
 }
 
@@ -205,7 +219,7 @@ func TestWhoSignsWhat(t *testing.T) {
 		e.SignKey, e.TLSKey, e.Rights = public(right[r]), [32]byte{byte(50 + i)}, r
 		s.add(t, s.next(t, TypeEnrol, e.Encode()))
 	}
-	for typ := TypeEnrol; typ <= TypeConfirm; typ++ {
+	for typ := TypeEnrol; typ <= TypeLapse; typ++ {
 		for r, k := range right {
 			_, err := s.check(s.by(Body{Type: typ, Fields: fields()[typ]}, k))
 			switch {
@@ -481,6 +495,154 @@ func TestServiceExpiresOnlyWhatThePolicyDrops(t *testing.T) {
 	at(late, names(a[0]), "undeleted", ErrKept)
 }
 
+func TestArrearsLeaveTime(t *testing.T) {
+	s := begun(t)
+	at := func(what string, until int64, want error) {
+		t.Helper()
+		s.refuse(t, what, s.next(t, TypeArrears, Arrears{until}.Encode()), want)
+	}
+	at("paid again, and never was in arrears", 0, ErrPaid)
+	at("a time too soon", s.time+MinGrace-1, ErrTooEarly)
+	at("the first time", s.time+MinGrace, nil)
+	at("the last time", 1<<63-1, nil)
+	s.add(t, s.next(t, TypeArrears, Arrears{s.time + 5 + 90*day}.Encode()))
+	until := s.v.Arrears
+	if until != s.time+90*day {
+		t.Errorf("in arrears until %d", until)
+	}
+	at("earlier than announced", until-1, ErrTooEarly)
+	at("as announced", until, nil)
+	at("later", until+1, nil)
+	s.time = until - MinGrace + 1
+	at("as announced, and too soon by now", until, ErrTooEarly)
+	at("the time that is left", s.time+MinGrace, nil)
+	s.add(t, s.next(t, TypeArrears, Arrears{}.Encode()))
+	if s.v.Arrears != 0 {
+		t.Errorf("paid again, and in arrears until %d", s.v.Arrears)
+	}
+	at("paid again twice", 0, ErrPaid)
+	at("a time too soon, once more", until, ErrTooEarly)
+	// A stamp at the end of all time, and one from before it, do not wrap round.
+	for _, when := range []int64{1<<63 - 1, -1 << 63} {
+		if _, err := s.v.Check(s.next(t, TypeArrears, Arrears{until}.Encode()), when, log.Public().(ed25519.PublicKey)); !errors.Is(err, ErrTooEarly) {
+			t.Errorf("at %d: %v", when, err)
+		}
+	}
+}
+
+func TestArchivesLapse(t *testing.T) {
+	s := begun(t)
+	a := s.commits(t, 9, 6)
+	b := s.commits(t, 8, 1)
+	s.add(t, s.next(t, TypePolicy, Policy{Last: 5}.Encode()))
+	s.add(t, s.next(t, TypeDelete, names(a[0], a[1])))
+	s.add(t, s.next(t, TypeUndelete, names(a[1]))) // held
+	// A machine that is revoked committed one that is suspect, and the series jumped.
+	s.commit(t, 9, Counts{Stored: 1})
+	odd := s.v.Archives[len(s.v.Archives)-1].ID
+	s.add(t, s.next(t, TypeRevoke, Revoke{SignerOf(machine.Public().(ed25519.PublicKey)), s.time}.Encode()))
+	lapse := func(what string, at int64, ids []byte, want error) {
+		t.Helper()
+		if _, err := s.v.Check(s.next(t, TypeLapse, ids), at, log.Public().(ed25519.PublicKey)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	all := SortIDs(append(slices.Clone(a[1:]), b[0], odd))
+	lapse("no arrears", s.time+900*day, all.Encode(), ErrPaid)
+	if got := s.v.Lapsable(s.time + 900*day); got != nil {
+		t.Errorf("lapsable: %v", got)
+	}
+	s.arrears(t, s.time+90*day)
+	until := s.v.Arrears
+	lapse("too early", until-1, all.Encode(), ErrTooEarly)
+	lapse("in time, the last of a series among them", until, all.Encode(), nil)
+	lapse("what is deleted", until, names(a[0]), ErrState)
+	lapse("what never was", until, names(holdfast.RecordID{1}), ErrState)
+	if got := s.v.Lapsable(until - 1); got != nil {
+		t.Errorf("lapsable too early: %v", got)
+	}
+	if got := s.v.Lapsable(until); !slices.Equal(got, all) {
+		t.Errorf("lapsable: %v, want %v", got, all)
+	}
+	s.time = until
+	s.add(t, s.owned(TypeFreeze, nil))
+	lapse("frozen", s.time, all.Encode(), ErrFrozen)
+	s.refuse(t, "arrears while frozen", s.next(t, TypeArrears, Arrears{}.Encode()), nil)
+	if got := s.v.Lapsable(s.time); got != nil {
+		t.Errorf("lapsable while frozen: %v", got)
+	}
+	s.add(t, s.next(t, TypeThaw, nil))
+	gone := slices.DeleteFunc(slices.Clone(all), func(id holdfast.RecordID) bool { return id == a[5] })
+	s.add(t, s.next(t, TypeLapse, gone.Encode()))
+	lapsed := s.time
+	lapse("lapsed already", s.time, names(a[2]), ErrState)
+	if x, _ := s.v.Find(a[2]); x.State != Lapsed || x.Changed != lapsed || x.Machine {
+		t.Errorf("%+v", x)
+	}
+	if got := s.v.Lapsable(s.time); !slices.Equal(got, IDs{a[5]}) {
+		t.Errorf("lapsable afterwards: %v", got)
+	}
+
+	// Nothing of it comes back before somebody pays; what was deleted does.
+	s.refuse(t, "undelete unpaid", s.owned(TypeUndelete, names(a[2])), ErrUnpaid)
+	s.refuse(t, "undelete unpaid, beside what was deleted", s.owned(TypeUndelete, names(a[0], a[2])), ErrUnpaid)
+	s.add(t, s.owned(TypeUndelete, names(a[0])))
+	if x, _ := s.v.Find(a[0]); x.State != Live || !x.Held {
+		t.Errorf("deleted, and brought back in arrears: %+v", x)
+	}
+	s.add(t, s.next(t, TypeArrears, Arrears{}.Encode()))
+	s.add(t, s.owned(TypeUndelete, names(a[1], a[2])))
+	for i, held := range map[int]bool{1: true, 2: false} {
+		if x, _ := s.v.Find(a[i]); x.State != Live || x.Held != held {
+			t.Errorf("archive %d, brought back after paying: %+v", i, x)
+		}
+	}
+
+	// What nobody brings back goes when the delay is over, as what was deleted does.
+	purge := names(a[3], a[4])
+	s.time = lapsed + DefaultDelay*1e9 - 1
+	s.refuse(t, "purge too early", s.next(t, TypePurge, purge), ErrTooEarly)
+	if got := s.v.Purgeable(s.time); got != nil {
+		t.Errorf("purgeable too early: %v", got)
+	}
+	s.time++
+	if got := s.v.Purgeable(s.time); !slices.Equal(got, SortIDs([]holdfast.RecordID{a[3], a[4], b[0], odd})) {
+		t.Errorf("purgeable: %v", got)
+	}
+	s.add(t, s.next(t, TypePurge, purge))
+	if x, _ := s.v.Find(a[3]); x.State != Purged {
+		t.Errorf("%+v", x)
+	}
+}
+
+// A record names at most so many archives, the oldest first.
+func TestLapseInParts(t *testing.T) {
+	s := begun(t)
+	a := s.commits(t, 9, MaxIDs+1)
+	s.arrears(t, 0)
+	s.time = s.v.Arrears
+	if got := s.v.Lapsable(s.time); !slices.Equal(got, SortIDs(a[:MaxIDs])) {
+		t.Errorf("%d are lapsable, or not the oldest", len(got))
+	}
+}
+
+// What lapsed is not there for the rules of deletion: a machine may not delete what is left as if it were.
+func TestLapsedCountsForNothing(t *testing.T) {
+	s := begun(t)
+	a := s.commits(t, 9, 6)
+	s.arrears(t, 0)
+	s.time = s.v.Arrears
+	s.add(t, s.next(t, TypeLapse, names(a[:3]...)))
+	s.refuse(t, "all that is left", s.next(t, TypeDelete, names(a[3:]...)), ErrNeedsOwner)
+	s.refuse(t, "more than half of what is left", s.next(t, TypeDelete, names(a[3:5]...)), ErrNeedsOwner)
+	s.add(t, s.next(t, TypeDelete, names(a[3])))
+	for _, d := range Keep(Policy{Last: 1}, s.v.OfSeries(holdfast.SeriesID{9})) {
+		if keep := d.ID == a[5]; d.Keep != keep {
+			t.Errorf("archive %.8s is kept: %v, %v", d.ID, d.Keep, d.Why)
+		}
+	}
+}
+
 func TestSeriesThatJumpedWaits(t *testing.T) {
 	s := begun(t)
 	a := s.commits(t, 9, 5)
@@ -565,6 +727,9 @@ func TestNewFieldsRefuse(t *testing.T) {
 		{"the longest within", TypePolicy, Policy{Within: MaxWithin}.Encode(), true},
 		{"a longer one", TypePolicy, Policy{Within: MaxWithin + 1}.Encode(), false},
 		{"another suite", TypeRotateRead, suite2, false},
+		{"the last time that there is", TypeArrears, Arrears{1<<63 - 1}.Encode(), true},
+		{"a time before 1970", TypeArrears, Arrears{-1}.Encode(), false},
+		{"too many archives that lapse", TypeLapse, sorted.Encode(), false},
 	} {
 		_, err := reencode(c.typ, c.fields)
 		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrFormat) {
@@ -594,6 +759,7 @@ func TestServiceThatDeletesTooMuchIsFound(t *testing.T) {
 	s.add(t, s.next(t, TypeDelete, names(a[0])))
 	s.add(t, s.next(t, TypePolicy, Policy{Series: holdfast.SeriesID{9}, Last: 3}.Encode()))
 	frozen := func(s *story) { s.add(t, s.next(t, TypeFreeze, nil)) }
+	unpaid := func(s *story) { s.arrears(t, s.time+60*day) }
 	jumped := func(s *story) { s.commit(t, 9, Counts{}) }
 	other := key(60)
 	for _, c := range []struct {
@@ -610,6 +776,12 @@ func TestServiceThatDeletesTooMuchIsFound(t *testing.T) {
 		{"purges early", nil, 7*day - 10, func(s *story) Record { return s.next(t, TypePurge, names(a[0])) }, ErrTooEarly},
 		{"purges while frozen", frozen, 60 * day, func(s *story) Record { return s.next(t, TypePurge, names(a[0])) }, ErrFrozen},
 		{"purges what is live", nil, 60 * day, func(s *story) Record { return s.next(t, TypePurge, names(a[5])) }, ErrState},
+		{"announces a time too soon", nil, 5, func(s *story) Record { return s.next(t, TypeArrears, Arrears{s.time + 5 + MinGrace - 1}.Encode()) }, ErrTooEarly},
+		{"brings a time forward that it announced", unpaid, 5, func(s *story) Record { return s.next(t, TypeArrears, Arrears{s.v.Arrears - 1}.Encode()) }, ErrTooEarly},
+		{"lapses what is paid", nil, 400 * day, func(s *story) Record { return s.next(t, TypeLapse, names(a[1])) }, ErrPaid},
+		{"lapses early", unpaid, 60*day - 10, func(s *story) Record { return s.next(t, TypeLapse, names(a[1])) }, ErrTooEarly},
+		{"lapses while frozen", func(s *story) { unpaid(s); frozen(s) }, 61 * day, func(s *story) Record { return s.next(t, TypeLapse, names(a[1])) }, ErrFrozen},
+		{"lapses what is deleted", unpaid, 61 * day, func(s *story) Record { return s.next(t, TypeLapse, names(a[0])) }, ErrState},
 		{"deletes in the owner's place", nil, 1, func(s *story) Record {
 			return SignByService(Body{Type: TypeDelete, Vault: s.v.ID, Fields: names(a[5])}, log)
 		}, ErrSigner},

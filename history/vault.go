@@ -30,6 +30,8 @@ var (
 	ErrKept       = errors.New("the policy in force keeps that archive")
 	ErrJumped     = errors.New("the series changed abruptly and its owner has not confirmed it")
 	ErrState      = errors.New("there is no archive in the state that the record needs")
+	ErrPaid       = errors.New("the vault is not in arrears")
+	ErrUnpaid     = errors.New("the account has no credit; pay first")
 )
 
 // Machine is what a vault knows of one enrolled machine.
@@ -55,6 +57,7 @@ const (
 	Deleted State = 1 // by a machine or the owner; can be brought back
 	Expired State = 2 // by the service, as the policy says; can be brought back
 	Purged  State = 3 // gone for good
+	Lapsed  State = 4 // by the service, as nobody paid; can be brought back once the account is paid
 )
 
 func (s State) String() string {
@@ -67,6 +70,8 @@ func (s State) String() string {
 		return "expired"
 	case Purged:
 		return "purged"
+	case Lapsed:
+		return "lapsed"
 	}
 	return fmt.Sprintf("state %d", uint8(s))
 }
@@ -81,7 +86,7 @@ type Archive struct {
 	State   State
 	Changed int64 // stamp of the record that made it so, ns; 0 while it was never deleted
 	Machine bool  // if Deleted: by a machine, not by the owner
-	Held    bool  // it was undeleted once: no policy expires it again
+	Held    bool  // it was undeleted once, not only after a lapse: no policy expires it again
 	Suspect bool  // its machine is revoked, and it was committed since the time that the revocation names
 }
 
@@ -105,6 +110,7 @@ type Vault struct {
 	Series   map[holdfast.SeriesID]Series
 	Policies map[holdfast.SeriesID]Policy // of zeros: for every series without one of its own
 	Delay    Undelete
+	Arrears  int64 // ns; from then on archives may lapse, as the account has no credit; 0 while it is paid
 	Frozen   bool
 
 	heads map[uint64]holdfast.Head // by number, for what records say they have seen
@@ -244,8 +250,7 @@ func (v *Vault) rule(b Body, at int64) error {
 	case TypeDelete:
 		return v.ruleDelete(b)
 	case TypeUndelete:
-		_, err := v.named(b, Deleted, Expired)
-		return err
+		return v.ruleUndelete(b)
 	case TypePolicy:
 		_, err := ParsePolicy(b.Fields)
 		return err
@@ -264,6 +269,10 @@ func (v *Vault) rule(b Body, at int64) error {
 			err = fmt.Errorf("%w: nothing was committed to series %.8s", ErrFormat, c.Series)
 		}
 		return err
+	case TypeArrears:
+		return v.ruleArrears(b, at)
+	case TypeLapse:
+		return v.ruleLapse(b, at)
 	}
 	return fmt.Errorf("%w: no rule for %s", ErrFormat, b.Type)
 }
@@ -442,7 +451,10 @@ func (v *Vault) apply(id holdfast.VaultID, b Body, e Entry) {
 		s := v.Series[c.Series]
 		s.Confirmed = e.N
 		v.Series[c.Series] = s
-	case TypeDelete, TypeUndelete, TypeExpire, TypePurge:
+	case TypeArrears:
+		a, _ := ParseArrears(b.Fields)
+		v.Arrears = a.Until
+	case TypeDelete, TypeUndelete, TypeExpire, TypePurge, TypeLapse:
 		ids, _ := ParseIDs(b.Type, b.Fields)
 		v.change(b.Type, ids, e.Time, b.Signer != SignerOf(v.Genesis.OwnerKey[:]))
 	}
@@ -496,7 +508,7 @@ func (v *Vault) Jumps() map[holdfast.RecordID]bool {
 	return jumped
 }
 
-// change deletes, undeletes, expires or purges archives.
+// change deletes, undeletes, expires, purges or lapses archives.
 func (v *Vault) change(t Type, ids IDs, at int64, machine bool) {
 	var gone []Archive
 	v.Archives = slices.DeleteFunc(v.Archives, func(a Archive) bool {
@@ -515,19 +527,22 @@ func (v *Vault) change(t Type, ids IDs, at int64, machine bool) {
 	}
 }
 
-// Apply moves an archive on as a delete, undelete, expire or purge record at that time (ns) says, signed by
-// a machine or not.
+// Apply moves an archive on as a delete, undelete, expire, purge or lapse record at that time (ns) says, signed
+// by a machine or not.
 func (a *Archive) Apply(t Type, at int64, machine bool) {
 	a.Changed, a.Machine = at, false
 	switch t {
 	case TypeDelete:
 		a.State, a.Machine = Deleted, machine
 	case TypeUndelete:
-		a.State, a.Held = Live, true
+		// Who pays late wants what he had; who brings back what somebody deleted wants that to stay.
+		a.State, a.Held = Live, a.Held || a.State != Lapsed
 	case TypeExpire:
 		a.State = Expired
 	case TypePurge:
 		a.State = Purged
+	case TypeLapse:
+		a.State = Lapsed
 	default:
 		panic("history: " + t.String() + " does not change archives")
 	}

@@ -314,7 +314,7 @@ func deletes(rec segment.Record) (bool, error) {
 		return rec.Step >= ledger.Stopped, nil
 	case segment.History:
 		b, err := history.ParseBody(rec.Entry.Record.Body)
-		return b.Type.ByService(), err
+		return b.Type.DeletesByService(), err
 	}
 	return false, nil
 }

@@ -188,6 +188,9 @@ func (c *client) rule(ctx context.Context) error {
 		},
 		func() history.Record { return c.Rotate(1) },
 		func() history.Record { return c.Rewrap(c.Session) },
+		func() history.Record {
+			return c.ByService(history.TypeArrears, history.Arrears{Until: time.Now().Add(time.Hour).UnixNano() + history.MinGrace}.Encode())
+		},
 	)
 }
 
@@ -195,6 +198,8 @@ func (c *client) ruleLater(ctx context.Context) error {
 	return c.records(ctx,
 		func() history.Record { return c.ByService(history.TypeExpire, c.ids(2)) },
 		func() history.Record { return c.ByService(history.TypePurge, c.ids(1)) },
+		func() history.Record { return c.ByService(history.TypeLapse, c.ids(3)) },
+		func() history.Record { return c.ByService(history.TypeArrears, history.Arrears{}.Encode()) },
 		func() history.Record {
 			return c.ByOwner(history.TypeRevoke, history.Revoke{Signer: c.Signer(), Since: time.Now().UnixNano()}.Encode())
 		},

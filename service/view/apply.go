@@ -397,7 +397,7 @@ func applyHistory(rows Rows, timeMS int64, rec segment.History, logKey ed25519.P
 	case body.Type != history.TypeGenesis && !exists:
 		return fmt.Errorf("%w: %s", ErrNoVault, rec.Vault)
 	}
-	if body.Type.ByService() { // expire and purge
+	if body.Type.DeletesByService() {
 		if err := checkFreezes(rows); err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 
 // What Apply refuses about freezing.
 var (
-	// ErrFrozen refuses what purges, expires or condemns while deleting is frozen in the cell (JOURNAL 14).
+	// ErrFrozen refuses what purges, expires, lapses or condemns while deleting is frozen in the cell (JOURNAL 14).
 	ErrFrozen = errors.New("all deleting is frozen")
 	// ErrNotFrozen refuses to thaw what is not frozen, or was frozen anew since.
 	ErrNotFrozen = errors.New("deleting is not frozen for that reason, or was frozen anew since")

@@ -174,8 +174,8 @@ func (r Reader) VaultNo(i uint32) (holdfast.VaultID, bool, error) {
 }
 
 // Archives returns a vault with one of its series, by number from 0 in the order of their first commits: the archives of
-// it that are not purged, the policies that concern it, delay and freeze; all that history.Vault.Expirable and Purgeable
-// look at. It has no machines and no sessions. It says no if there is no such vault or series.
+// it that are not purged, the policies that concern it, delay, arrears and freeze; all that history.Vault.Expirable,
+// Lapsable and Purgeable look at. It has no machines and no sessions. It says no if there is no such vault or series.
 func (r Reader) Archives(id holdfast.VaultID, series uint32) (*history.Vault, bool, error) {
 	v, ok, err := loadVault(r.rows, id)
 	if err != nil || !ok || series >= v.series {

@@ -94,7 +94,11 @@ func (c *addition) fields() error {
 		}
 		row.Confirmed = c.entry.N
 		return row.put(c.rows, c.v.ID, x.Series)
-	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge:
+	case history.TypeArrears:
+		a, err := history.ParseArrears(f)
+		c.v.Arrears = a.Until
+		return err
+	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge, history.TypeLapse:
 		return c.archives(f)
 	}
 	panic("view: no rule for " + c.body.Type.String() + " records")
@@ -196,7 +200,7 @@ func floor(a, b int64) int64 {
 	return q
 }
 
-// archives deletes, undeletes, expires or purges. Only a purge changes a count (JOURNAL 16).
+// archives deletes, undeletes, expires, purges or lapses. Only a purge changes a count (JOURNAL 16).
 func (c *addition) archives(f []byte) error {
 	ids, err := history.ParseIDs(c.body.Type, f)
 	if err != nil {
@@ -461,7 +465,7 @@ type loader struct {
 func newLoader(rows Getter, v Vault) *loader {
 	return &loader{rows: rows, v: v, have: map[holdfast.SeriesID]bool{}, part: &history.Vault{
 		ID: v.ID, Genesis: v.Genesis, N: v.N, Head: v.Head, Time: v.Time, Owner: v.Owner, Service: v.Service,
-		ReadKeys: []history.ReadKeyID{v.ReadKey}, Delay: v.Delay, Frozen: v.Frozen,
+		ReadKeys: []history.ReadKeyID{v.ReadKey}, Delay: v.Delay, Arrears: v.Arrears, Frozen: v.Frozen,
 		Machines: map[holdfast.SignerID]history.Machine{}, Sessions: map[holdfast.SessionID]history.Session{},
 		Series: map[holdfast.SeriesID]history.Series{}, Policies: map[holdfast.SeriesID]history.Policy{},
 	}}
@@ -611,12 +615,12 @@ func (l *loader) named(t history.Type, fields []byte, whole bool) error {
 }
 
 // wholeSeries reports whether the rule for a record that names archives looks at the others of their series: what the owner
-// deletes or brings back, and what is purged, depends on nothing but itself.
+// deletes or brings back, and what is purged or lapses, depends on nothing but itself.
 func wholeSeries(v *history.Vault, b history.Body) bool {
 	switch b.Type {
 	case history.TypeDelete:
 		return b.Signer != history.SignerOf(v.Genesis.OwnerKey[:])
-	case history.TypeUndelete, history.TypePurge:
+	case history.TypeUndelete, history.TypePurge, history.TypeLapse:
 		return false
 	}
 	return true
@@ -664,7 +668,7 @@ func loadPart(rows Rows, v Vault, body history.Body) (*history.Vault, error) {
 		if w, bad := history.ParseRewrap(body.Fields); bad == nil {
 			err = errors.Join(err, l.wraps(w.Session))
 		}
-	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge:
+	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge, history.TypeLapse:
 		err = errors.Join(err, l.named(body.Type, body.Fields, wholeSeries(l.part, body)))
 	case history.TypeConfirm:
 		if c, bad := history.ParseConfirm(body.Fields); bad == nil {

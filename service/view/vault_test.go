@@ -12,6 +12,7 @@ import (
 	"holdfast"
 	"holdfast/history"
 	"holdfast/internal/enc"
+	"holdfast/service/segment"
 	"holdfast/service/view/viewtest"
 )
 
@@ -90,7 +91,7 @@ func agree(t *testing.T, rng *rand.Rand) {
 		case err != nil:
 			refused[b.Type]++
 			for _, kind := range []error{history.ErrFormat, history.ErrState, history.ErrNeedsOwner, history.ErrFrozen, history.ErrTooEarly,
-				history.ErrKept, history.ErrJumped, history.ErrRevoked, history.ErrSigner} {
+				history.ErrKept, history.ErrJumped, history.ErrRevoked, history.ErrSigner, history.ErrPaid, history.ErrUnpaid} {
 				if errors.Is(err, kind) != errors.Is(mine, kind) {
 					t.Fatalf("%s record: the view says %v, the vault %v", b.Type, err, mine)
 				}
@@ -132,9 +133,9 @@ func agree(t *testing.T, rng *rand.Rand) {
 		}
 		return c.Signed(history.TypeCommit, f.Encode())
 	}
-	for range 400 {
+	for range 700 {
 		w.now += rng.Int64N(dayMS)
-		switch rng.IntN(24) {
+		switch rng.IntN(28) {
 		default:
 			try(commit())
 		case 0, 1, 2:
@@ -181,19 +182,37 @@ func agree(t *testing.T, rng *rand.Rand) {
 			if rng.IntN(6) == 0 {
 				try(c.ByOwner(history.TypeRevoke, history.Revoke{Signer: d.Signer(), Since: (start + 1 + rng.Int64N(w.now-start+1)) * 1e6}.Encode()))
 			}
+		case 20:
+			a := history.Arrears{Until: w.now*1e6 + history.MinGrace*9/10 + rng.Int64N(history.MinGrace/5)}
+			switch {
+			case v.Arrears == 0:
+			case rng.IntN(6) == 0:
+				a.Until = 0
+			default: // refused, mostly: a grace that is put off again and again never ends
+				a.Until -= rng.Int64N(2 * history.MinGrace)
+			}
+			try(c.ByService(history.TypeArrears, a.Encode()))
+		case 21:
+			try(c.ByService(history.TypeLapse, some()))
+		case 22:
+			if x := v.Lapsable(w.now * 1e6); len(x) > 0 {
+				try(c.ByService(history.TypeLapse, x[:1+rng.IntN(len(x))].Encode()))
+			}
 		}
 		part := w.archives(c.Vault)
 		if !slices.Equal(part.Archives, v.Archives) {
 			t.Fatalf("the view has %d archives, the vault %d, or in other states", len(part.Archives), len(v.Archives))
 		}
-		if at := w.now * 1e6; !slices.Equal(part.Expirable(at), v.Expirable(at)) || !slices.Equal(part.Purgeable(at), v.Purgeable(at)) {
-			t.Fatal("the view and the vault would expire or purge different archives")
+		if at := w.now * 1e6; !slices.Equal(part.Expirable(at), v.Expirable(at)) || !slices.Equal(part.Purgeable(at), v.Purgeable(at)) ||
+			!slices.Equal(part.Lapsable(at), v.Lapsable(at)) || len(v.Archives) > 0 && part.Arrears != v.Arrears {
+			t.Fatal("the view and the vault would expire, purge or lapse different archives")
 		}
 		if got, want := w.block(c, root.Name).Count, uint64(len(v.Archives)); got != want {
 			t.Fatalf("the root has %d references, from %d archives", got, want)
 		}
 	}
-	for _, typ := range []history.Type{history.TypeDelete, history.TypeExpire, history.TypePurge, history.TypeUndelete} {
+	for _, typ := range []history.Type{history.TypeDelete, history.TypeExpire, history.TypePurge, history.TypeUndelete,
+		history.TypeArrears, history.TypeLapse} {
 		if accepted[typ] == 0 || refused[typ] == 0 {
 			t.Errorf("%s records: %d accepted, %d refused; this test does not show much", typ, accepted[typ], refused[typ])
 		}
@@ -424,6 +443,7 @@ func TestNamedArchivesAlone(t *testing.T) {
 		"the owner brings back":  c.ByOwner(history.TypeUndelete, some),
 		"a machine brings back":  c.Signed(history.TypeUndelete, some),
 		"the service purges":     c.ByService(history.TypePurge, some),
+		"the service lapses":     c.ByService(history.TypeLapse, some),
 		"the owner deletes more": c.ByOwner(history.TypeDelete, history.SortIDs(append(slices.Clone(ids[:2]), holdfast.RecordID{1})).Encode()),
 	} {
 		if gets, archives := reads(r); archives != 2 || gets > 12 {
@@ -533,4 +553,29 @@ func TestSuspectBlockOfAnotherKind(t *testing.T) {
 			t.Errorf("after it: %v", err)
 		}
 	}
+}
+
+// While deleting is frozen in the cell nothing lapses, but a vault may be said to be unpaid, and above all to be paid again.
+func TestArrearsWhileFrozen(t *testing.T) {
+	w := newWorld(t)
+	c := w.enrolled(1)
+	w.accept(c, c.Open())
+	a := w.archived(c, 1)
+	arrears := func(until int64) history.Record {
+		return c.ByService(history.TypeArrears, history.Arrears{Until: until}.Encode())
+	}
+	stands := func(until int64) {
+		t.Helper()
+		if v, _, err := NewReader(w.rows).Vault(c.Vault); err != nil || v.Arrears != until {
+			t.Errorf("in arrears until %d, %v; want %d", v.Arrears, err, until)
+		}
+	}
+	w.must(segment.Frozen{Reason: segment.ReasonView, Text: "x"})
+	until := w.now*1e6 + history.MinGrace
+	w.accept(c, arrears(until))
+	stands(until)
+	w.now += 31 * dayMS
+	w.refuse(w.entry(c.ByService(history.TypeLapse, ids(a)), c.Vault), ErrFrozen)
+	w.accept(c, arrears(0))
+	stands(0)
 }
