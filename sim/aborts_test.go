@@ -278,7 +278,7 @@ func (w *workshop) hour(i int) {
 		w.record(u, u.ByOwner(history.TypeDelete, history.IDs{u.archives[0].id}.Encode()))
 		u.archives = u.archives[1:]
 	}
-	_, err := policy.Run(w.Context(), w.j, viewtest.LogKey())
+	_, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), nil)
 	w.must(err)
 }
 
@@ -318,7 +318,7 @@ func (w *workshop) week(aborts, runs int) (out rest, ran int) {
 	}
 	for range 18 { // the last archives are purged, and everything is freed and removed
 		time.Sleep(day)
-		_, err := policy.Run(w.Context(), w.j, viewtest.LogKey())
+		_, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), nil)
 		w.must(err)
 		for range 5 {
 			if r, _ := w.run(noOperation, 0); !r.More {

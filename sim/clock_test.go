@@ -64,7 +64,7 @@ func (y *yard) at(when time.Time, skew time.Duration, fn func(w *world, said *by
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			policy.Loop(ctx, w.j, w.id.LogKey(), w.log)
+			policy.Loop(ctx, w.j, w.id.LogKey(), nil, w.log)
 		}()
 		fn(w, &said)
 		cancel()
@@ -134,7 +134,7 @@ func (y *yard) all(w *world, restored bool) {
 func (y *yard) frozen(w *world, said *bytes.Buffer, when string) {
 	w.Helper()
 	for range 3 {
-		if done, err := policy.Run(w.Context(), w.j, w.id.LogKey()); !errors.Is(err, view.ErrFrozen) || done != (policy.Done{}) {
+		if done, err := policy.Run(w.Context(), w.j, w.id.LogKey(), nil); !errors.Is(err, view.ErrFrozen) || done != (policy.Done{}) {
 			w.Errorf("%s: policies did %+v, %v", when, done, err)
 		}
 		if swept, err := w.j.Sweep(w.Context()); !errors.Is(err, view.ErrFrozen) || swept.Count > 0 {
@@ -216,7 +216,7 @@ func TestScenarioS16WholeService(t *testing.T) {
 					return
 				}
 				time.Sleep(c.thawed + time.Hour)
-				if done, err := policy.Run(w.Context(), w.j, w.id.LogKey()); err != nil || done != (policy.Done{}) {
+				if done, err := policy.Run(w.Context(), w.j, w.id.LogKey(), nil); err != nil || done != (policy.Done{}) {
 					t.Errorf("before anything is due: %+v, %v", done, err)
 				}
 				if f := w.j.Freezes(); len(f) > 0 {

@@ -204,7 +204,7 @@ var journeys = []journey{
 				v.must(v.submit(history.TypeDelete, a.ID))
 			}
 			v.must(v.submit(history.TypeUndelete, v.archives[1]))
-			if _, err := policy.Run(v.Context(), v.j, v.id.LogKey()); err != nil {
+			if _, err := policy.Run(v.Context(), v.j, v.id.LogKey(), nil); err != nil {
 				return err
 			}
 			if _, err := v.j.Sweep(v.Context()); err != nil {

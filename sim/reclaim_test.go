@@ -166,7 +166,7 @@ func (c *cell) heal() {
 	// The hourly and daily jobs, for as long as it takes: deleted archives to be purged, blocks to be kept, the grace.
 	for range 8 {
 		time.Sleep(3 * day)
-		_, err := policy.Run(ctx, c.p.j, viewtest.LogKey())
+		_, err := policy.Run(ctx, c.p.j, viewtest.LogKey(), nil)
 		c.must(err)
 		c.sync()
 		for more := true; more; {

@@ -311,6 +311,6 @@ func (c *cell) policy(u *customer) {
 // policies runs the hourly job.
 func (c *cell) policies() {
 	c.Helper()
-	done, err := policy.Run(ctx, c.p.j, viewtest.LogKey())
+	done, err := policy.Run(ctx, c.p.j, viewtest.LogKey(), nil)
 	c.note("policies: %+v, %v", done, err)
 }

@@ -187,7 +187,7 @@ func (s *story) tell(t *testing.T, people int, job, after func()) {
 		// What the operator's machine does by itself.
 		busy.Go(func() {
 			for s.wait(time.Now().Add(time.Hour)) {
-				if _, err := policy.Run(s.ctx, s.j, s.id.LogKey()); err != nil && s.ctx.Err() == nil {
+				if _, err := policy.Run(s.ctx, s.j, s.id.LogKey(), nil); err != nil && s.ctx.Err() == nil {
 					s.Logf("day %.2f: policies: %v", s.today(), err)
 				}
 			}

@@ -275,7 +275,7 @@ func (v *town) step() {
 		v.note("%s pass", d.Round(time.Second))
 		time.Sleep(d)
 	case n < 80:
-		done, err := policy.Run(v.Context(), v.j, v.id.LogKey())
+		done, err := policy.Run(v.Context(), v.j, v.id.LogKey(), nil)
 		v.note("policies: %+v, %v", done, err)
 	case n < 90:
 		v.free()

@@ -516,7 +516,7 @@ func (y *year) day(day int, probe time.Duration) {
 		}
 		if slot*6/slots != (slot+1)*6/slots {
 			y.h.as("policy")
-			_, err := policy.Run(ctx, y.j, viewtest.LogKey())
+			_, err := policy.Run(ctx, y.j, viewtest.LogKey(), nil)
 			y.must(err)
 			y.reclaim()
 		}

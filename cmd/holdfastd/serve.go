@@ -144,7 +144,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	go func() {
 		defer close(policiesDone)
 		if !readOnly {
-			policy.Loop(policies, j, d.id.LogKey(), log)
+			policy.Loop(policies, j, d.id.LogKey(), nil, log)
 		}
 	}()
 	jobsDone := make(chan struct{})

@@ -1,7 +1,8 @@
 // Package policy makes the records that only the service makes: it expires archives that the policy in
-// force does not keep, and purges those whose time of being brought back is over.
+// force does not keep, purges those whose time of being brought back is over, and says in each vault's history how
+// its account stands: from when on archives may lapse for want of credit, and that they do, or that it is paid again.
 //
-// Nothing is decided here. What may be expired and purged is what history.Vault says, over the service's
+// Nothing is decided here. What may be expired, purged and lapse is what history.Vault says, over the service's
 // own stamps: no client's clock has a say. The records are signed with the log key and ordered like all
 // others, and every client that follows the history checks them by the same rules.
 package policy
@@ -12,32 +13,40 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"holdfast"
 	"holdfast/history"
 	"holdfast/service/journal"
+	"holdfast/service/segment"
 	"holdfast/service/view"
 )
 
 // Every is how often Loop runs.
 const Every = time.Hour
 
-// Done says what one run did.
-type Done struct{ Expired, Purged int }
+// Done says what one run did, archives but for Arrears: vaults of which it said that they are unpaid, or paid again.
+type Done struct{ Expired, Purged, Lapsed, Arrears int }
+
+// Standing says how an account stands: from when on the archives of its vaults may lapse (ns since 1970; 0 if it is
+// paid), and whether they are to lapse now if the history allows it. Of an account of which it returns an error, the
+// vaults stay as they are. A later time than the last is announced to every vault, so it says the same time for as
+// long as nothing was paid. A nil Standing means that nobody pays here, and that no record tells of money.
+type Standing func(holdfast.AccountID) (arrears int64, lapse bool, err error)
 
 // Loop runs at once and every hour until ctx ends or the journal stops. What fails is tried again in the
 // next run.
-func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, log *slog.Logger) {
+func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, stands Standing, log *slog.Logger) {
 	tick := time.NewTicker(Every)
 	defer tick.Stop()
 	for {
-		done, err := Run(ctx, j, logKey)
+		done, err := Run(ctx, j, logKey, stands)
 		switch {
 		case err != nil && ctx.Err() == nil && j.Err() == nil:
 			log.Error("policies did not run, or not on every vault", "error", err)
 		case done != Done{}:
-			log.Info("policies ran", "expired", done.Expired, "purged", done.Purged)
+			log.Info("policies ran", "expired", done.Expired, "purged", done.Purged, "lapsed", done.Lapsed, "arrears", done.Arrears)
 		}
 		select {
 		case <-ctx.Done():
@@ -49,19 +58,21 @@ func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, lo
 	}
 }
 
-// Run goes through all vaults once and returns when what it did is durable. It does nothing while
+// Run goes through all vaults once and returns when what it did is durable. It deletes nothing while
 // deleting is frozen: the error wraps view.ErrFrozen. A vault that fails does not
 // keep others from their turn. A crash anywhere leaves some records unmade; the next run makes them.
-func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (done Done, err error) {
+func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, stands Standing) (done Done, err error) {
 	// A clock that jumped ahead must not end every delay at once (JOURNAL 14).
-	if err := j.MayDelete(ctx); err != nil {
-		return done, err
+	frozen := j.MayDelete(ctx)
+	if frozen != nil && stands == nil {
+		return done, frozen
 	}
+	r := run{ctx: ctx, j: j, logKey: logKey, stands: stands, frozen: frozen != nil, doubt: doubt(j, frozen), done: &done}
 	n, err := j.Acked().Vaults()
 	if err != nil {
 		return done, err
 	}
-	var errs []error // the first of them; a cell has many vaults
+	errs := []error{frozen} // and the first of the vaults'; a cell has many
 	failed := 0
 	for i := range n {
 		if ctx.Err() != nil || j.Err() != nil {
@@ -72,7 +83,7 @@ func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (do
 			err = view.ErrDamaged
 		}
 		if err == nil {
-			err = vault(ctx, j, logKey, id, &done)
+			err = r.vault(id)
 		}
 		if err == nil {
 			continue
@@ -98,21 +109,92 @@ func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey) (do
 // maxErrors bounds the vaults of which Run says why they failed.
 const maxErrors = 5
 
-// vault purges and expires in one vault, one series after another, as long as there is something to do.
-func vault(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, id holdfast.VaultID, done *Done) error {
+// doubt reports whether the clocks are why nothing may be deleted, as MayDelete says.
+func doubt(j *journal.Journal, frozen error) bool {
+	return frozen != nil && (!errors.Is(frozen, view.ErrFrozen) || slices.ContainsFunc(j.Freezes(), func(f view.Freeze) bool {
+		return f.Reason == segment.ReasonClocks || f.Reason == segment.ReasonJump
+	}))
+}
+
+// run is one run through all vaults.
+type run struct {
+	ctx    context.Context
+	j      *journal.Journal
+	logKey ed25519.PrivateKey
+	stands Standing
+	frozen bool // nothing may be deleted
+	doubt  bool // and no time be counted from now on, because that is in doubt
+	done   *Done
+}
+
+// vault says in one vault how its account stands, then purges, expires and lapses.
+func (r *run) vault(id holdfast.VaultID) error {
+	lapse, err := r.arrears(id)
+	if !r.frozen {
+		err = errors.Join(err, r.archives(id, lapse))
+	}
+	return err
+}
+
+// arrears makes the vault's history say how its account stands, and reports whether archives are to lapse.
+func (r *run) arrears(id holdfast.VaultID) (lapse bool, err error) {
+	if r.stands == nil {
+		return false, nil
+	}
+	v, ok, err := r.j.Acked().Vault(id)
+	if err != nil || !ok || v.Account == (holdfast.AccountID{}) {
+		return false, err // nobody is asked to pay before a machine is enrolled
+	}
+	until, lapse, err := r.stands(v.Account)
+	if err != nil {
+		return false, fmt.Errorf("standing of account %s: %w", v.Account, err)
+	}
+	// A look from outside, as below.
+	if !r.says(v, until) {
+		return lapse, nil
+	}
+	said := false
+	_, err = r.j.Append(r.ctx, func(tx *journal.Tx) error {
+		v, ok, err := tx.Reader().Vault(id)
+		if err != nil || !ok || !r.says(v, until) {
+			return err
+		}
+		if until != 0 { // the earliest that the rules allow, if it is later: this run comes late
+			until = max(until, tx.Now()*1e6+history.MinGrace)
+		}
+		said = true
+		return r.record(tx, history.TypeArrears, id, v.N, v.Head, v.Service, history.Arrears{Until: until}.Encode())
+	})
+	if err == nil && said {
+		r.done.Arrears++
+	}
+	return lapse, err
+}
+
+// says reports whether a record is to say that archives may lapse from that time on. A time that is not later than
+// what was announced changes nothing: it would only put off what was.
+func (r *run) says(v view.Vault, until int64) bool {
+	if until == 0 {
+		return v.Arrears != 0
+	}
+	return until > v.Arrears && !r.doubt
+}
+
+// archives purges, expires and lapses in one vault, one series after another, as long as there is something to do.
+func (r *run) archives(id holdfast.VaultID, lapse bool) error {
 	for series := uint32(0); ; {
 		// A look from outside: most vaults need nothing, and the sequencer is not for looking.
-		h, ok, err := j.Acked().Archives(id, series)
+		h, ok, err := r.j.Acked().Archives(id, series)
 		if err != nil || !ok {
 			return err
 		}
-		if now := time.Now().UnixNano(); len(h.Purgeable(now)) == 0 && len(h.Expirable(now)) == 0 {
+		if now := time.Now().UnixNano(); len(h.Purgeable(now)) == 0 && len(h.Expirable(now)) == 0 && (!lapse || len(h.Lapsable(now)) == 0) {
 			series++
 			continue
 		}
 		var did Done
-		if _, err := j.Append(ctx, func(tx *journal.Tx) (err error) {
-			did, err = step(tx, logKey, id, series)
+		if _, err := r.j.Append(r.ctx, func(tx *journal.Tx) (err error) {
+			did, err = r.step(tx, id, series, lapse)
 			return err
 		}); err != nil {
 			return err
@@ -120,13 +202,14 @@ func vault(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, i
 		if did == (Done{}) {
 			series++ // it was done since that look, and is not acknowledged yet
 		}
-		done.Expired += did.Expired
-		done.Purged += did.Purged
+		r.done.Expired += did.Expired
+		r.done.Purged += did.Purged
+		r.done.Lapsed += did.Lapsed
 	}
 }
 
-// step makes at most one purge and one expire record, of one series.
-func step(tx *journal.Tx, logKey ed25519.PrivateKey, id holdfast.VaultID, series uint32) (did Done, err error) {
+// step makes at most one purge, one expire and one lapse record, of one series.
+func (r *run) step(tx *journal.Tx, id holdfast.VaultID, series uint32, lapse bool) (did Done, err error) {
 	for _, x := range []struct {
 		t    history.Type
 		what func(*history.Vault, int64) history.IDs
@@ -134,23 +217,35 @@ func step(tx *journal.Tx, logKey ed25519.PrivateKey, id holdfast.VaultID, series
 	}{
 		{history.TypePurge, (*history.Vault).Purgeable, &did.Purged},
 		{history.TypeExpire, (*history.Vault).Expirable, &did.Expired},
+		{history.TypeLapse, (*history.Vault).Lapsable, &did.Lapsed},
 	} {
+		if x.t == history.TypeLapse && !lapse {
+			continue
+		}
 		h, ok, err := tx.Reader().Archives(id, series)
 		if err != nil || !ok {
 			return did, err
 		}
-		at := tx.Now() * 1e6 // the journal's time, which is the stamp
-		ids := x.what(h, at)
+		ids := x.what(h, tx.Now()*1e6)
 		if len(ids) == 0 {
 			continue
 		}
-		r := history.SignByService(history.Body{
-			Type: x.t, Vault: id, Seq: h.Service.Seq, Prev: h.Service.Prev, SeenN: h.N, SeenHead: h.Head, Time: at, Fields: ids.Encode(),
-		}, logKey)
-		if _, err := tx.History(r); err != nil {
-			return did, fmt.Errorf("%s: %w", x.t, err)
+		if err := r.record(tx, x.t, id, h.N, h.Head, h.Service, ids.Encode()); err != nil {
+			return did, err
 		}
 		*x.n = len(ids)
 	}
 	return did, nil
+}
+
+// record adds a record of the service's to a vault's history, after head n and the service's last one.
+func (r *run) record(tx *journal.Tx, t history.Type, id holdfast.VaultID, n uint64, head holdfast.Head, last history.Link, fields []byte) error {
+	at := tx.Now() * 1e6 // the journal's time, which is the stamp
+	rec := history.SignByService(history.Body{
+		Type: t, Vault: id, Seq: last.Seq, Prev: last.Prev, SeenN: n, SeenHead: head, Time: at, Fields: fields,
+	}, r.logKey)
+	if _, err := tx.History(rec); err != nil {
+		return fmt.Errorf("%s: %w", t, err)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ type world struct {
 	bucket *sim.Bucket
 	j      *journal.Journal
 	c      *viewtest.Customer
+	stands policy.Standing // of every account; nil for a service without money
 }
 
 func (w *world) ok(err error) {
@@ -97,12 +99,17 @@ func (w *world) record(r history.Record) {
 // run runs the policies and fails unless they do exactly that.
 func (w *world) run(expired, purged int) {
 	w.Helper()
-	done, err := policy.Run(w.Context(), w.j, viewtest.LogKey())
+	w.does(policy.Done{Expired: expired, Purged: purged})
+}
+
+func (w *world) does(want policy.Done) {
+	w.Helper()
+	done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands)
 	w.ok(err)
-	if done.Expired != expired || done.Purged != purged {
-		w.Errorf("expired %d and purged %d, want %d and %d", done.Expired, done.Purged, expired, purged)
+	if done != want {
+		w.Errorf("it did %+v, want %+v", done, want)
 	}
-	if again, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); err != nil || again != (policy.Done{}) {
+	if again, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); err != nil || again != (policy.Done{}) {
 		w.Errorf("a second run did %+v, %v", again, err)
 	}
 }
@@ -199,7 +206,7 @@ func TestScenarioS16ClockJump(t *testing.T) {
 			w.bucket.Store().SetSkew(c.skew)
 			frozen := func(when string, clocks bool) {
 				t.Helper()
-				done, err := policy.Run(w.Context(), w.j, viewtest.LogKey())
+				done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), nil)
 				if !errors.Is(err, view.ErrFrozen) || errors.Is(err, journal.ErrClocks) != clocks || done != (policy.Done{}) {
 					t.Errorf("%s, %s: %+v, %v", what, when, done, err)
 				}
@@ -248,7 +255,7 @@ func TestScenarioS16JournalDoesNotJump(t *testing.T) {
 		if moved := time.Duration(w.stats().Time-before) * time.Millisecond; moved > time.Hour {
 			t.Errorf("the journal's time moved by %s", moved)
 		}
-		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); !errors.Is(err, journal.ErrClocks) || done != (policy.Done{}) {
+		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), nil); !errors.Is(err, journal.ErrClocks) || done != (policy.Done{}) {
 			t.Errorf("%+v, %v", done, err)
 		}
 	})
@@ -268,7 +275,7 @@ func TestScenarioS16WithoutAStoresClock(t *testing.T) {
 			w.jump(365 * day)
 			frozen := func() {
 				t.Helper()
-				if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey()); !errors.Is(err, view.ErrFrozen) || done != (policy.Done{}) {
+				if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), nil); !errors.Is(err, view.ErrFrozen) || done != (policy.Done{}) {
 					t.Errorf("%+v, %v", done, err)
 				}
 			}
@@ -289,6 +296,157 @@ func TestScenarioS16WithoutAStoresClock(t *testing.T) {
 				time.Sleep(time.Hour + time.Minute)
 			}
 			w.run(0, 1)
+		})
+	}
+}
+
+// unpaid has every account owe: archives may lapse from that time on, and are to.
+func (w *world) unpaid(until time.Time) {
+	w.stands = func(a holdfast.AccountID) (int64, bool, error) {
+		if a != w.c.ID {
+			w.Errorf("asked about account %s", a)
+		}
+		return until.UnixNano(), true, nil
+	}
+}
+
+func (w *world) paid() {
+	w.stands = func(holdfast.AccountID) (int64, bool, error) { return 0, false, nil }
+}
+
+// arrears fails unless a client finds the vault in arrears with that time, within the minute that a run may take.
+func (w *world) arrears(want time.Time) {
+	w.Helper()
+	got := w.client().Arrears
+	if off := time.Unix(0, got).Sub(want); want.IsZero() != (got == 0) || got != 0 && (off < -time.Minute || off > time.Minute) {
+		w.Errorf("in arrears from %s on, want %s", time.Unix(0, got), want)
+	}
+}
+
+// TestArchivesOfTheUnpaidLapse follows a vault for which nobody pays: it is announced once, lapses in its time, is
+// purged after the delay that everything deleted has, and what is left is there again for who pays.
+func TestArchivesOfTheUnpaidLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, root := newWorld(t)
+		defer func() { w.ok(w.j.Close(context.Background())) }()
+		var all []holdfast.RecordID
+		for range 230 { // more than two records can name
+			r := w.c.Commit(root.Name)
+			w.record(r)
+			all = append(all, r.ID())
+		}
+		w.does(policy.Done{})
+		w.paid()
+		w.does(policy.Done{}) // nothing to end
+		until := time.Now().Add(90 * day)
+		w.unpaid(until)
+		w.does(policy.Done{Arrears: 1})
+		w.arrears(until)
+		w.pass(83 * day)
+		w.record(w.c.ByOwner(history.TypeDelete, history.IDs{all[0]}.Encode()))
+		w.pass(7*day - time.Hour)
+		w.does(policy.Done{})
+		w.pass(2 * time.Hour)
+		w.stands = func(holdfast.AccountID) (int64, bool, error) { return until.UnixNano(), false, nil }
+		w.does(policy.Done{Purged: 1}) // the others may lapse, and are not to
+		w.unpaid(until)
+		w.record(w.c.ByOwner(history.TypeFreeze, nil))
+		w.does(policy.Done{})
+		w.record(w.c.ByOwner(history.TypeThaw, nil))
+		w.does(policy.Done{Lapsed: 229})
+		w.pass(6 * day)
+		w.does(policy.Done{})
+
+		w.paid()
+		w.does(policy.Done{Arrears: 1})
+		w.arrears(time.Time{})
+		w.record(w.c.Signed(history.TypeUndelete, history.IDs{all[3]}.Encode()))
+		w.record(w.c.ByOwner(history.TypePolicy, history.Policy{Within: 1}.Encode()))
+		w.record(w.c.Commit(root.Name))
+		w.pass(day + time.Hour)
+		w.does(policy.Done{Expired: 1, Purged: 228}) // it is held by nothing
+
+		v := w.client()
+		if a, ok := v.Find(all[3]); !ok || a.State != history.Expired || a.Held {
+			t.Errorf("what was brought back: %+v", a)
+		}
+		b, _, err := w.j.Acked().Block(w.c.Vault, w.c.Group, root.Name)
+		if w.ok(err); b.Count != 2 {
+			t.Errorf("the root is counted %d times, with 2 archives left", b.Count)
+		}
+	})
+}
+
+// TestArrearsAreAnnouncedInTime has the account ask for more than the rules allow: a time that comes too soon is put off
+// once, one that was announced is not brought forward, and a later one holds. A vault without archives is told as well,
+// and one without a machine is not asked about.
+func TestArrearsAreAnnouncedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, root := newWorld(t)
+		defer func() { w.ok(w.j.Close(context.Background())) }()
+		bare := viewtest.New(2)
+		w.append(func(tx *journal.Tx) error { _, err := tx.History(bare.Genesis()); return err })
+		now := time.Now()
+		w.unpaid(now.Add(-time.Hour))
+		w.does(policy.Done{Arrears: 1})
+		w.arrears(now.Add(30 * day))
+		w.pass(20 * day)
+		w.does(policy.Done{})
+		w.unpaid(now.Add(29 * day))
+		w.does(policy.Done{})
+		w.arrears(now.Add(30 * day))
+		w.unpaid(now.Add(31 * day)) // later than announced, and too soon by now
+		w.does(policy.Done{Arrears: 1})
+		w.arrears(now.Add(50 * day))
+		w.unpaid(now.Add(100 * day))
+		w.does(policy.Done{Arrears: 1})
+		w.arrears(now.Add(100 * day))
+		w.record(w.c.Commit(root.Name))
+		w.pass(81 * day)
+		w.unpaid(now.Add(100 * day))
+		w.does(policy.Done{Lapsed: 1})
+
+		w.stands = func(holdfast.AccountID) (int64, bool, error) { return 0, false, errors.New("no balance") }
+		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); err == nil || done != (policy.Done{}) {
+			t.Errorf("%+v, %v", done, err)
+		}
+		w.pass(8 * day)
+		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); err == nil || done != (policy.Done{Purged: 1}) {
+			t.Errorf("%+v, %v", done, err)
+		}
+		w.arrears(now.Add(100 * day))
+	})
+}
+
+// TestArrearsWhileFrozen: while deleting is frozen in the cell nothing lapses. Who pays is told so in any case, who does
+// not only if the clock that the time is counted by is in no doubt.
+func TestArrearsWhileFrozen(t *testing.T) {
+	for _, reason := range []segment.Reason{segment.ReasonClocks, segment.ReasonJump, segment.ReasonView} {
+		synctest.Test(t, func(t *testing.T) {
+			w, root := newWorld(t)
+			defer func() { w.ok(w.j.Close(context.Background())) }()
+			w.record(w.c.Commit(root.Name))
+			w.unpaid(time.Now().Add(31 * day))
+			w.does(policy.Done{Arrears: 1})
+			w.pass(32 * day)
+			w.append(func(tx *journal.Tx) error { return tx.Record(segment.Frozen{Reason: reason, Text: "x"}) })
+			frozen := func(want policy.Done) {
+				t.Helper()
+				if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); !errors.Is(err, view.ErrFrozen) || strings.Contains(err.Error(), "vault") || done != want {
+					t.Errorf("%s: %+v, %v; want %+v", reason, done, err, want)
+				}
+			}
+			frozen(policy.Done{})
+			w.paid()
+			frozen(policy.Done{Arrears: 1})
+			w.unpaid(time.Now().Add(90 * day))
+			if reason != segment.ReasonView {
+				frozen(policy.Done{})
+				w.arrears(time.Time{})
+				return
+			}
+			frozen(policy.Done{Arrears: 1})
+			w.arrears(time.Now().Add(90 * day))
 		})
 	}
 }
