@@ -443,6 +443,9 @@ func cannotChangeRules(t *testing.T, w *thief) {
 		{history.TypeConfirm, history.Confirm{Series: m.Series(w.series)}.Encode(), false},
 		{history.TypeExpire, w.ids(1).Encode(), true},
 		{history.TypePurge, w.ids(1).Encode(), true},
+		{history.TypeArrears, history.Arrears{Until: 1 << 62}.Encode(), true},
+		{history.TypeArrears, history.Arrears{}.Encode(), true},
+		{history.TypeLapse, w.ids(1).Encode(), true},
 	} {
 		wants(t, wire.CodeForbidden, r.says(x.t, x.fields), x.t.String())
 		if x.log {
@@ -452,7 +455,7 @@ func cannotChangeRules(t *testing.T, w *thief) {
 		wants(t, wire.CodeBadRequest, r.saysAs(m.Owner[:], x.t, x.fields), x.t.String()+" in the owner's name")
 	}
 	after := w.home.history()
-	if after.N != before.N || after.Frozen != before.Frozen || len(after.Policies) != len(before.Policies) || after.Delay != before.Delay || len(after.Machines) != len(before.Machines) {
+	if after.N != before.N || after.Frozen != before.Frozen || len(after.Policies) != len(before.Policies) || after.Delay != before.Delay || after.Arrears != before.Arrears || len(after.Machines) != len(before.Machines) {
 		t.Error("something was changed")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"holdfast/client/restore"
 	"holdfast/client/source"
 	"holdfast/history"
+	"holdfast/wire"
 )
 
 // maxProblems bounds the problems in a JSON summary; the archive lists them all.
@@ -169,6 +170,11 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 	r, failed := backup.Run(cmd.Context(), cfg)
 	bar.stop()
 	if failed != nil && r.Archive.N == 0 {
+		if wire.CodeOf(failed) == wire.CodeOutOfCredit { // then this is what matters, and nothing else will say it
+			if h, err := cfg.Client.History(cmd.Context()); err == nil {
+				sayUnpaid(h)
+			}
+		}
 		return failed
 	}
 	s := summary{
@@ -194,6 +200,7 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 		}
 		t := time.Unix(0, r.Archive.Time).UTC()
 		s.News = others.until(r.Archive.ID.String(), h)
+		sayUnpaid(h)
 		s.Archive, s.ID, s.Time = restore.Name(h, cfg.Series, r.Archive), r.Archive.ID.String(), &t
 	}
 	if asJSON {

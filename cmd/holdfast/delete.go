@@ -12,6 +12,7 @@ import (
 	"holdfast/client/keyring"
 	"holdfast/client/restore"
 	"holdfast/history"
+	"holdfast/wire"
 )
 
 func newDelete(g *globals) *cobra.Command {
@@ -37,11 +38,12 @@ func newUndelete(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "undelete SERIES@TIME... [--owner FILE|-]",
 		Short: "Bring deleted archives back",
-		Long: `Undelete brings archives back that were deleted or expired and that are not removed for good yet, as
-` + "`holdfast list`" + ` shows. No policy expires them again.`,
+		Long: `Undelete brings archives back that were deleted, expired or lapsed and that are not removed for good yet, as
+` + "`holdfast list`" + ` shows. No policy expires those again that were deleted or expired. What lapsed because the account had
+no credit comes back only when that is paid, and then policies go on to apply to it.`,
 		Args: args(cobra.MinimumNArgs(1), "holdfast undelete SERIES@TIME... [--owner FILE|-]"),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return change(cmd, g, &owner, a, history.TypeUndelete, history.Deleted, history.Expired)
+			return change(cmd, g, &owner, a, history.TypeUndelete, history.Deleted, history.Expired, history.Lapsed)
 		},
 	}
 	owner.add(cmd, ownerInstead)
@@ -59,12 +61,25 @@ func change(cmd *cobra.Command, g *globals, owner *ownerFlag, specs []string, t 
 	if err != nil {
 		return err
 	}
+	if a, ok := lapsed(h, ids); ok && h.Arrears != 0 { // for which the owner need not type words
+		return &wire.Error{Code: wire.CodeOutOfCredit, Message: fmt.Sprintf("Archive %.16s lapsed and cannot be brought back before the account has credit again: pay, then repeat this. It is gone for good after %s.", a.ID, until(h, a).Format(time.RFC3339))}
+	}
 	after, err := owner.submit(cmd, g, m, c, t, batches(ids)...)
 	if err != nil {
 		return err
 	}
 	sayChange(cmd, after, t, ids)
 	return nil
+}
+
+// lapsed returns the first of those archives that lapsed.
+func lapsed(h *history.Vault, ids history.IDs) (history.Archive, bool) {
+	for _, id := range ids {
+		if a, ok := h.Find(id); ok && a.State == history.Lapsed {
+			return a, true
+		}
+	}
+	return history.Archive{}, false
 }
 
 // pick returns the archives that specs name, each as SERIES@TIME: what is deleted is named exactly.

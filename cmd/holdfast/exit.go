@@ -94,6 +94,7 @@ func untrusted(err error) bool {
 		history.ErrOrder, history.ErrHead, history.ErrSigner, history.ErrRights, history.ErrChain,
 		history.ErrSignature, history.ErrTag, history.ErrFormat, history.ErrSeen,
 		history.ErrRevoked, history.ErrNeedsOwner, history.ErrFrozen, history.ErrTooEarly, history.ErrKept, history.ErrJumped, history.ErrState,
+		history.ErrPaid, history.ErrUnpaid,
 	} {
 		if errors.Is(err, e) {
 			return true

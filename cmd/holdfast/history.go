@@ -58,7 +58,7 @@ type recordDoc struct {
 	Head   string    `json:"head"`
 	What   string    `json:"what,omitempty"`
 
-	ids   history.IDs // of the archives that it deletes, brings back, expires or purges
+	ids   history.IDs // of the archives that it deletes, brings back, expires, purges or lapses
 	delay uint64      // seconds, of a record that sets the time for bringing back
 }
 
@@ -150,7 +150,7 @@ func recordOf(e history.Entry, owner, logKey [32]byte) recordDoc {
 	case history.TypeCommit:
 		x, _ := history.ParseCommit(b.Fields)
 		d.What = fmt.Sprintf("series %.8s: %d stored, %d unchanged, %s", x.Series, x.Counts.Stored, x.Counts.Unchanged, plural(x.Blocks, "block"))
-	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge:
+	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge, history.TypeLapse:
 		d.ids, _ = history.ParseIDs(b.Type, b.Fields)
 		d.What = plural(uint64(len(d.ids)), "archive")
 	case history.TypePolicy:
@@ -172,6 +172,11 @@ func recordOf(e history.Entry, owner, logKey [32]byte) recordDoc {
 	case history.TypeConfirm:
 		x, _ := history.ParseConfirm(b.Fields)
 		d.What = fmt.Sprintf("series %.8s", x.Series)
+	case history.TypeArrears:
+		x, _ := history.ParseArrears(b.Fields)
+		if d.What = "paid again"; x.Until != 0 {
+			d.What = "the account has no credit: archives may lapse from " + time.Unix(0, x.Until).UTC().Format(time.RFC3339) + " on"
+		}
 	}
 	return d
 }

@@ -50,7 +50,7 @@ var named = map[string]error{
 	"history.ErrSignature": history.ErrSignature, "history.ErrTag": history.ErrTag, "history.ErrFormat": history.ErrFormat,
 	"history.ErrSigner": history.ErrSigner, "history.ErrRights": history.ErrRights, "history.ErrRevoked": history.ErrRevoked,
 	"history.ErrTooEarly": history.ErrTooEarly, "history.ErrKept": history.ErrKept, "history.ErrFrozen": history.ErrFrozen,
-	"history.ErrNeedsOwner": history.ErrNeedsOwner,
+	"history.ErrNeedsOwner": history.ErrNeedsOwner, "history.ErrPaid": history.ErrPaid,
 }
 
 // lie is one way in which a service lies, and what a person at the command line sees of it.

@@ -203,8 +203,13 @@ func helloLies(w *world) said {
 
 // byService returns a record that the service makes of archives, at the end of its chain.
 func (w *world) byService(t history.Type, ids ...holdfast.RecordID) history.Record {
+	return w.says(t, history.SortIDs(ids).Encode())
+}
+
+// says returns a record of the service's own over fields.
+func (w *world) says(t history.Type, fields []byte) history.Record {
 	return history.SignByService(history.Body{
-		Type: t, Vault: w.svc.Vault.ID, Seq: w.svc.Vault.Service.Seq, Prev: w.svc.Vault.Service.Prev, Fields: history.SortIDs(ids).Encode(),
+		Type: t, Vault: w.svc.Vault.ID, Seq: w.svc.Vault.Service.Seq, Prev: w.svc.Vault.Service.Prev, Fields: fields,
 	}, w.svc.LogKey)
 }
 
@@ -617,6 +622,26 @@ var told = []lie{
 	{
 		at: "GET /v1/history", how: "fork", told: "an archive expires that the policy keeps", want: "history.ErrKept", code: 4,
 		run: func(w *world) said { return w.added(w.byService(history.TypeExpire, w.archives()[0]), 31*24*time.Hour) },
+	},
+	{
+		at: "GET /v1/history", how: "fork", told: "an archive lapses although nobody owes anything", want: "history.ErrPaid", code: 4,
+		run: func(w *world) said { return w.added(w.byService(history.TypeLapse, w.archives()[0]), 400*24*time.Hour) },
+	},
+	{
+		at: "GET /v1/history", how: "fork", told: "an archive lapses before the time that was announced", want: "history.ErrTooEarly", code: 4,
+		run: func(w *world) said {
+			w.svc.Rule(history.TypeArrears, history.Arrears{Until: time.Now().Add(60 * 24 * time.Hour).UnixNano()}.Encode())
+			s := w.added(w.byService(history.TypeLapse, w.archives()[0]), 59*24*time.Hour)
+			w.svc.Rule(history.TypeArrears, history.Arrears{}.Encode())
+			return s
+		},
+	},
+	{
+		at: "GET /v1/history", how: "fork", told: "archives are announced to lapse in less than 30 days", want: "history.ErrTooEarly", code: 4, says: "30 days",
+		run: func(w *world) said {
+			until := time.Unix(0, w.svc.Vault.Time).Add(30 * 24 * time.Hour)
+			return w.added(w.says(history.TypeArrears, history.Arrears{Until: until.UnixNano()}.Encode()), time.Second)
+		},
 	},
 	{
 		at: "GET /v1/history", how: "fork", told: "the service signs a delete", want: "history.ErrSigner", code: 4,

@@ -48,6 +48,7 @@ SERIES@TIME or the beginning of an id, it lists all that is inside, or all that 
 				}
 				sayFresh(fresh)
 				sayFrozen(h)
+				sayUnpaid(h)
 				listSealed(out, h)
 				return out.Flush()
 			}
@@ -58,6 +59,7 @@ SERIES@TIME or the beginning of an id, it lists all that is inside, or all that 
 			sayFresh(fresh)
 			sayOldKey(m, v.History)
 			sayFrozen(v.History)
+			sayUnpaid(v.History)
 			if len(a) == 0 {
 				err = listArchives(cmd.Context(), out, v, asJSON)
 			} else {
@@ -88,6 +90,33 @@ func sayFrozen(h *history.Vault) {
 	if h.Frozen {
 		warn("deleting is frozen in this vault; `holdfast thaw` ends that, with the owner's key")
 	}
+}
+
+// sayUnpaid says from when on archives may lapse, and of which that became true. It is said at every occasion: who is
+// told once may have been on holiday.
+func sayUnpaid(h *history.Vault) {
+	if h.Arrears != 0 {
+		warn(fmt.Sprintf("THE ACCOUNT HAS NO CREDIT. From %s on the service may delete the archives of this vault; pay before that", time.Unix(0, h.Arrears).UTC().Format(time.RFC3339)))
+	}
+	var lapsed uint64
+	var first *time.Time // that one of them is gone for good
+	for _, a := range h.Archives {
+		if a.State != history.Lapsed {
+			continue
+		}
+		lapsed++
+		if t := until(h, a); first == nil || t.Before(*first) {
+			first = t
+		}
+	}
+	if lapsed == 0 {
+		return
+	}
+	how := "bring back what you need with `holdfast undelete`"
+	if h.Arrears != 0 {
+		how = "pay, then " + how
+	}
+	warn(fmt.Sprintf("%s lapsed, as nobody paid, and can be brought back until %s: %s", plural(lapsed, "archive"), first.Format(time.RFC3339), how))
 }
 
 // odd is what sets single archives apart from others of a vault.
@@ -122,6 +151,9 @@ func partialMark(a history.Archive) string {
 func (o odd) mark(a history.Archive) (s string) {
 	if t := until(o.h, a); t != nil {
 		s = fmt.Sprintf("  %s, can be brought back until %s", a.State, t.Format(time.RFC3339))
+		if a.State == history.Lapsed && o.h.Arrears != 0 {
+			s += ", after paying"
+		}
 	}
 	if a.Suspect {
 		s += "  suspect: made with a key that is revoked"
@@ -173,7 +205,7 @@ type archiveDoc struct {
 	Changed    uint64    `json:"changed"`
 	Unreadable uint64    `json:"unreadable"`
 
-	State   string     `json:"state"`             // live, deleted or expired
+	State   string     `json:"state"`             // live, deleted, expired or lapsed
 	Until   *time.Time `json:"until,omitempty"`   // if it is not live: can be brought back until then at least
 	Suspect bool       `json:"suspect,omitempty"` // committed with a key that is revoked since before
 	Jumped  bool       `json:"jumped,omitempty"`  // very different from those before it, and the owner has not confirmed it

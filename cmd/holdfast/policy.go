@@ -282,6 +282,7 @@ func newPolicyShow(g *globals) *cobra.Command {
 				fmt.Fprintf(out, "series %s changed abruptly: nothing of it is expired before `holdfast confirm`\n", oneLine(s))
 			}
 			sayFrozen(h)
+			sayUnpaid(h)
 			return nil
 		},
 	}

@@ -42,6 +42,8 @@ var reasons = []struct {
 	{history.ErrState, wire.CodeBadRequest, ""},
 	{history.ErrKept, wire.CodeBadRequest, ""},
 	{history.ErrJumped, wire.CodeNeedsOwner, ""},
+	{history.ErrUnpaid, wire.CodeOutOfCredit, "The account has no credit; what lapsed can be brought back as soon as it is paid."},
+	{history.ErrPaid, wire.CodeBadRequest, ""},
 	{history.ErrFormat, wire.CodeBadRequest, ""},
 	{history.ErrSignature, wire.CodeBadRequest, ""},
 	{history.ErrSigner, wire.CodeBadRequest, ""},

@@ -12,6 +12,7 @@ import (
 	"holdfast"
 	"holdfast/history"
 	"holdfast/internal/enc"
+	"holdfast/service/journal"
 	"holdfast/wire"
 )
 
@@ -129,6 +130,8 @@ func TestRecordsByTypeAndRight(t *testing.T) {
 			{history.TypeRotateRead, history.RotateRead{}.Encode(), nil},
 			{history.TypeExpire, ids(a[0]), nil},
 			{history.TypePurge, ids(a[0]), nil},
+			{history.TypeArrears, history.Arrears{Until: 1 << 62}.Encode(), nil},
+			{history.TypeLapse, ids(a[0]), nil},
 		} {
 			for _, m := range []*client{reader, writer, deleter} {
 				if m != x.may {
@@ -147,6 +150,8 @@ func TestRecordsByTypeAndRight(t *testing.T) {
 			}
 		}
 		w.want(wire.CodeForbidden, c.ownerSays(history.TypePurge, ids(a[0])), "the owner does not purge")
+		w.want(wire.CodeForbidden, c.ownerSays(history.TypeArrears, history.Arrears{}.Encode()), "the owner does not say that he paid")
+		w.want(wire.CodeForbidden, c.ownerSays(history.TypeLapse, ids(a[0])), "the owner does not lapse")
 		w.want(wire.CodeNeedsOwner, deleter.says(history.TypeDelete, ids(a...)), "a machine deletes all")
 		w.want(wire.CodeNeedsOwner, deleter.says(history.TypeDelete, ids(a[:3]...)), "a machine deletes more than half")
 		w.want(wire.CodeBadRequest, deleter.says(history.TypeUndelete, ids(a[0])), "undelete what is live")
@@ -254,5 +259,40 @@ func TestReturn(t *testing.T) {
 		w.want(wire.CodeStaleChain, post(blind.enrol(&m, holdfast.RightsAll)), "an enrolment that does not continue the owner's chain")
 		w.ok(post(c.enrol(&m, holdfast.RightsAll)), "enrolment")
 		m.open()
+	})
+}
+
+// TestUnpaidIsOutOfCredit: what lapsed comes back to who pays, and who asks before is told that this is why.
+func TestUnpaidIsOutOfCredit(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c := w.customer("a", holdfast.RightsAll)
+		sid := c.open()
+		_, err := c.upload(sid, 1, frame(name(1), sealed(sid, holdfast.KindArchive, 50)))
+		w.ok(err, "upload")
+		a := c.commits(sid, name(1), 1)
+		ours := func(typ history.Type, fields []byte) {
+			t.Helper()
+			done, err := w.j.Append(w.Context(), func(tx *journal.Tx) error {
+				v, _, err := tx.Reader().Vault(c.vault)
+				if err != nil {
+					return err
+				}
+				_, err = tx.History(history.SignByService(history.Body{Type: typ, Vault: c.vault, Seq: v.Service.Seq, Prev: v.Service.Prev, Fields: fields}, w.id.LogKey()))
+				return err
+			})
+			w.ok(err, typ.String())
+			w.j.Flush()
+			w.ok(done.Wait(w.Context()), typ.String())
+		}
+		until := time.Now().Add(31 * 24 * time.Hour)
+		ours(history.TypeArrears, history.Arrears{Until: until.UnixNano()}.Encode())
+		for time.Now().Before(until) {
+			time.Sleep(24 * time.Hour)
+			w.ok(w.j.MayDelete(w.Context()), "a look at the clocks")
+		}
+		ours(history.TypeLapse, ids(a[0]))
+		w.want(wire.CodeOutOfCredit, c.says(history.TypeUndelete, ids(a[0])), "undelete what lapsed")
+		ours(history.TypeArrears, history.Arrears{}.Encode())
+		w.ok(c.says(history.TypeUndelete, ids(a[0])), "undelete after paying")
 	})
 }

@@ -279,12 +279,17 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 	return nil, fmt.Errorf("no such request")
 }
 
-// Rule has the owner sign a record of that type over fields, behind the back of the clients.
+// Rule has the owner sign a record of that type over fields, or the service if it is of its own, behind the back of
+// the clients.
 func (f *Service) Rule(typ history.Type, fields []byte) {
 	f.t.Helper()
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	r := history.Sign(history.Body{Type: typ, Vault: f.Vault.ID, Seq: f.Vault.Owner.Seq, Prev: f.Vault.Owner.Prev, Fields: fields}, f.Owner.SignKey(), f.Machine.Hist)
+	if typ.ByService() {
+		last := f.Vault.Service
+		r = history.SignByService(history.Body{Type: typ, Vault: f.Vault.ID, Seq: last.Seq, Prev: last.Prev, Fields: fields}, f.LogKey)
+	}
 	if _, err := f.record(r.Append(nil), false); err != nil {
 		f.t.Fatal(err)
 	}
