@@ -31,8 +31,7 @@ type Done struct{ Expired, Purged, Lapsed, Arrears int }
 
 // Standing says how an account stands: from when on the archives of its vaults may lapse (ns since 1970; 0 if it is
 // paid), and whether they are to lapse now if the history allows it. Of an account of which it returns an error, the
-// vaults stay as they are. A later time than the last is announced to every vault, so it says the same time for as
-// long as nothing was paid. A nil Standing means that nobody pays here, and that no record tells of money.
+// vaults stay as they are. A nil Standing means that nobody pays here, and that no record tells of money.
 type Standing func(holdfast.AccountID) (arrears int64, lapse bool, err error)
 
 // Loop runs at once and every hour until ctx ends or the journal stops. What fails is tried again in the
@@ -171,13 +170,14 @@ func (r *run) arrears(id holdfast.VaultID) (lapse bool, err error) {
 	return lapse, err
 }
 
-// says reports whether a record is to say that archives may lapse from that time on. A time that is not later than
-// what was announced changes nothing: it would only put off what was.
+// says reports whether a record is to say that archives may lapse from that time on, or that the vault is paid again. The time
+// is announced once: if it comes to be later, nothing lapses before all the same, and to announce that would put it off by
+// another history.MinGrace.
 func (r *run) says(v view.Vault, until int64) bool {
 	if until == 0 {
 		return v.Arrears != 0
 	}
-	return until > v.Arrears && !r.doubt
+	return v.Arrears == 0 && !r.doubt
 }
 
 // archives purges, expires and lapses in one vault, one series after another, as long as there is something to do.
