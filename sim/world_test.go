@@ -31,6 +31,7 @@ import (
 	"holdfast/history"
 	"holdfast/internal/pipenet"
 	"holdfast/service/account"
+	"holdfast/service/billing"
 	"holdfast/service/bucket"
 	"holdfast/service/bucket/sim"
 	"holdfast/service/identity"
@@ -69,11 +70,14 @@ type world struct {
 	// readOnly, if set, says what the service takes no more.
 	readOnly func() serve.Closed
 	watch    time.Duration // between two looks of the journal at its epoch; 0 is as it always is
+	// charges, if set, makes what charges the accounts; the world runs it never.
+	charges func(j *journal.Journal, settle func(context.Context)) *billing.Biller
 
 	mu     sync.Mutex // guards what a restart replaces, against clients that dial meanwhile
 	bucket *sim.Bucket
 	j      *journal.Journal
 	srv    *serve.Server
+	money  *billing.Biller // nil without charges
 	l      *pipenet.Listener
 	end    func() error // nil while the service is down
 
@@ -156,14 +160,19 @@ func (w *world) serve(cfg journal.Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	srv := serve.New(serve.Config{Journal: j, Identity: w.id, ReadOnly: w.readOnly})
+	var srv *serve.Server
+	var money *billing.Biller
+	if w.charges != nil {
+		money = w.charges(j, func(ctx context.Context) { srv.Settle(ctx) })
+	}
+	srv = serve.New(serve.Config{Journal: j, Identity: w.id, ReadOnly: w.readOnly, Billing: money})
 	l := pipenet.Listen()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ctx, l) }()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.j, w.srv, w.l = j, srv, l
+	w.j, w.srv, w.money, w.l = j, srv, money, l
 	w.end = func() error {
 		cancel()
 		return <-served
