@@ -41,6 +41,7 @@ type cell struct {
 	p         *process // that owns the cell; nil while none runs
 	paused    []*process
 	customers []*customer
+	till      *till
 
 	stash   map[string][]byte // segments to land once more
 	bad     map[badBlock]bool // damaged behind everybody's back, and not stored anew since
@@ -655,6 +656,7 @@ func (c *cell) check(whole bool) {
 	if v := c.store.Violations(); len(v) > 0 {
 		c.Errorf("violations: %v", v)
 	}
+	c.booked()
 	if whole {
 		c.rebuilt()
 	}

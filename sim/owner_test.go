@@ -25,6 +25,7 @@ const (
 	writesRetired   = "retired records"
 	writesRemoved   = "removed records"
 	writesDamaged   = "damaged records"
+	writesMoney     = "a transfer of money"
 	writesBundle    = "a bundle"
 	writesPart      = "a part of a checkpoint"
 	writesManifest  = "a checkpoint's manifest"
@@ -42,10 +43,10 @@ var (
 
 var rarity = map[segment.Type]int{
 	segment.TypeStored: 1, segment.TypeDamaged: 2, segment.TypeCondemned: 3, segment.TypeMoved: 4, segment.TypeRetired: 5,
-	segment.TypeRemoved: 6, segment.TypeTakeover: 7,
+	segment.TypeRemoved: 6, segment.TypeTakeover: 7, segment.TypeTransfer: 8,
 }
 
-var rarest = []string{writesRecords, writesStored, writesDamaged, writesCondemned, writesMoved, writesRetired, writesRemoved, writesTakeover}
+var rarest = []string{writesRecords, writesStored, writesDamaged, writesCondemned, writesMoved, writesRetired, writesRemoved, writesTakeover, writesMoney}
 
 // whatPut names a Put.
 func whatPut(key string, body []byte) string {
@@ -194,9 +195,10 @@ func (p *process) write(kind string, do func(bucket.Bucket) error) error {
 		}
 	default:
 		p.Bucket.Crash()
-		if slices.Contains(freeingSteps, kind) {
+		switch {
+		case slices.Contains(freeingSteps, kind):
 			p.c.reached("a process ended between two steps of freeing space")
-		} else {
+		case slices.Contains(checkpointSteps, kind):
 			p.c.reached("a process ended between two steps of a checkpoint")
 		}
 		if applied {

@@ -150,6 +150,9 @@ func (c *cell) heal() {
 			c.must(u.backup(c))
 		}
 	}
+	for i := range c.till.payments {
+		c.pay(&c.till.payments[i])
+	}
 	for k := range c.stash {
 		delete(c.stash, k)
 	}

@@ -57,12 +57,16 @@ var (
 		"a start began with a checkpoint",
 		"a process ended between two steps of freeing space",
 		"a process ended between two steps of a checkpoint",
+		"accounts were charged",
+		"a payment was booked, and the operator was not told",
 	}
 	rarer = func() (all []string) {
 		for _, kind := range append(slices.Clone(freeingSteps), checkpointSteps...) {
 			all = append(all, "a process ended before "+kind, "a process ended after "+kind)
 		}
-		return append(all, "a damaged block was found by a scrub", "a start began with bundles alone")
+		return append(all, "a damaged block was found by a scrub", "a start began with bundles alone",
+			"an outage was credited, and the operator was not told",
+			"a process ended before "+writesMoney, "a process ended after "+writesMoney)
 	}()
 	manySeeds = 200
 )
@@ -139,6 +143,7 @@ func runSeed(t *testing.T, seed uint64, seen, injected *sometimes) time.Duration
 	c := &cell{
 		T: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), seen: seen, began: time.Now(),
 		faults: &faults{seed: seed, injected: injected}, stash: map[string][]byte{}, bad: map[badBlock]bool{},
+		till: newTill(seed),
 	}
 	c.store = sim.New(seed).Store()
 	c.steadily, c.large = c.chance(50), c.chance(25)
@@ -170,6 +175,8 @@ func runSeed(t *testing.T, seed uint64, seen, injected *sometimes) time.Duration
 	}
 	for n := range 30 {
 		c.step()
+		c.alive()
+		c.money()
 		c.alive()
 		c.check(n%10 == 9)
 	}
