@@ -18,7 +18,7 @@ SYSTEMS := darwin freebsd windows
 # Where goroutines meet; the race detector is run on these only, and on the small forms of their tests, because it is slow.
 # The go command takes packages in this order, and so the longest goes first.
 RACE := ./service/journal ./client/backup ./client/remote ./client/seal ./client/restore ./client/target \
-	./service/bucket/... ./service/room ./service/serve ./service/account ./service/jobs
+	./service/bucket/... ./service/room ./service/serve ./service/account ./service/billing ./service/jobs
 
 # The packages whose tests take longest, in that order; all others go beside and after them.
 LONGEST := ./e2e ./sim ./service/journal ./docs/models

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -409,6 +410,41 @@ func (e *ends) Append(ctx context.Context, fn func(*journal.Tx) error) (*journal
 	return e.Journal.Append(ctx, fn)
 }
 
+// Whoever pays while accounts are charged may write at once, whatever the run that is under way had seen; and every payment is booked.
+func TestPayBesideRun(t *testing.T) {
+	inWorld(t, func(w *world) {
+		for range 100 { // more than are looked at together
+			w.customer(10_000)
+		}
+		w.run()
+		time.Sleep(day)
+		w.bucket.OnOp(func(sim.Op, string, int) sim.Fault { return sim.Fault{Slow: 300 * time.Millisecond} })
+		ctx, cancel := context.WithCancel(w.Context())
+		var loop, pay sync.WaitGroup
+		loop.Go(func() { w.b.Loop(ctx) })
+		for i, c := range w.all {
+			name, daily := w.name(c), w.line(c).Daily
+			pay.Go(func() {
+				time.Sleep(time.Duration(i) * 17 * time.Millisecond)
+				if l, _, err := w.b.Pay(ctx, name, name, daily*1000, ""); err != nil || l.Standing.Step != ledger.Paid {
+					t.Errorf("%+v, %v", l, err)
+				}
+				time.Sleep(10 * time.Second)
+				if l, ok := w.b.Board().Of(c.ID); ok {
+					t.Errorf("who has paid a second ago may not write: %+v", l)
+				}
+			})
+		}
+		pay.Wait()
+		cancel()
+		loop.Wait()
+		w.bucket.OnOp(nil)
+		if n := len(w.transfers()); n != 2*len(w.all) {
+			t.Errorf("%d payments and charges of %d", n, len(w.all))
+		}
+	})
+}
+
 // While the clock is in doubt nobody is charged and nobody goes down; who pays may write all the same.
 func TestFrozen(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -566,6 +602,9 @@ func TestFailEveryOperation(t *testing.T) {
 
 // All the way down with each warning told once, over crashes; nobody pays for what is being deleted, and who pays comes back.
 func TestAllTheWay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("200 days of one goroutine: minutes under the race detector, which has nothing to find in them")
+	}
 	inWorld(t, func(w *world) {
 		c := w.customer(1_000_000)
 		name := w.name(c)
