@@ -43,6 +43,8 @@ const (
 	MaxHistory = 4 << 20
 	// MaxNotice bounds what an operator has to say. A client cuts what is longer.
 	MaxNotice = 500
+	// MaxCurrency bounds what an operator calls his currency.
+	MaxCurrency = 32
 )
 
 // Hello describes the service. It is answered to any key, so that a refusal can say why.
@@ -63,19 +65,38 @@ type Hello struct {
 	Limits   map[string]int64 `json:"limits"`
 }
 
-// Credit is how an account stands that is not paid.
+// Credit is how an account stands.
 type Credit struct {
 	State CreditState `json:"state"`
-	// Days are left until writing stops, or, where it has, until the archives are deleted.
+	// Days are left until writing stops, or, where it has, until the archives are deleted; not below 0.
 	Days int       `json:"days"`
 	End  time.Time `json:"end"` // when that is, if nothing changes
 }
 
-// CreditState is how far an account has come that is not paid.
+// String says what becomes of the account if nothing changes.
+func (c Credit) String() string {
+	when := fmt.Sprintf("in %d days, on %s", c.Days, c.End.UTC().Format(time.DateOnly))
+	switch {
+	case c.Days == 0:
+		when = "now"
+	case c.Days == 1:
+		when = "within a day"
+	}
+	switch c.State {
+	case CreditStopped:
+		return "new backups are refused, and the archives are deleted " + when
+	case CreditLapsed:
+		return "the archives are being deleted, and can be brought back for a while only"
+	}
+	return "new backups stop " + when
+}
+
+// CreditState is how far an account has come on the way from paid to lapsed.
 type CreditState string
 
-// The states of an account that is not paid.
+// The states of an account.
 const (
+	CreditPaid    CreditState = "paid" // never in Hello
 	CreditLow     CreditState = "low"
 	CreditStopped CreditState = "stopped" // no new backups are taken
 	CreditLapsed  CreditState = "lapsed"  // the archives are being deleted; for a while they can be brought back
@@ -83,9 +104,9 @@ const (
 
 // Money is what an account has paid and not used up, and what it pays.
 type Money struct {
-	Balance string  `json:"balance"` // of the currency, in decimal, exactly
-	Daily   string  `json:"daily"`   // what keeping all that is stored costs a day, rounded up
-	Credit  *Credit `json:"credit,omitempty"`
+	Balance string  `json:"balance"`          // of the currency, in decimal, exactly
+	Daily   string  `json:"daily"`            // what keeping all that is stored costs a day, rounded up
+	Credit  *Credit `json:"credit,omitempty"` // none if it is paid and stores nothing
 	// Currency is what the operator calls it; prices are for 10^9 bytes, Stored for a twelfth of 365.25 days.
 	Currency string `json:"currency"`
 	Stored   string `json:"price_stored"`

@@ -250,11 +250,11 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		if e := vault.Machines[binding.Signer].Enrol; !e.MayCommit(series) {
 			return r.res, fmt.Errorf("%w: %q is none of the %d that the owner named when it was enrolled", ErrSeries, cfg.Series, len(e.Series))
 		} else if (e.DayBytes > 0 || e.DayBlocks > 0) && !cfg.DryRun {
-			c, err := cfg.Client.Today(ctx)
+			u, err := cfg.Client.Usage(ctx)
 			if err != nil {
 				return r.res, err
 			}
-			r.today = newAllowance(c)
+			r.today = newAllowance(u.Today)
 		}
 		for _, a := range vault.Archives {
 			if a.Commit.Series == series && a.Signer == binding.Signer {

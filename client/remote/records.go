@@ -50,8 +50,8 @@ func (c *Client) Fresh() bool {
 
 func (c *Client) snapshot() *history.Vault { return c.vault.Clone() }
 
-// greet tells the user, once, what the operator has to say; c.mu is held. It asks once and not for long: nothing else of the
-// answer is used, and what is wrong with the service the next request will tell.
+// greet tells the user, once, what the operator has to say, and that the account is not paid; c.mu is held. It asks once and not
+// for long: nothing else of the answer is used, and what is wrong with the service the next request will tell.
 func (c *Client) greet(ctx context.Context) {
 	if c.greeted || c.opt.Notify == nil {
 		return
@@ -68,8 +68,14 @@ func (c *Client) greet(ctx context.Context) {
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, wire.MaxJSON))
 	var h wire.Hello
-	if err == nil && json.Unmarshal(b, &h) == nil && h.Notice != "" {
+	if err != nil || json.Unmarshal(b, &h) != nil {
+		return
+	}
+	if h.Notice != "" {
 		c.opt.Notify("notice from the operator of " + c.m.Address + ": " + cut(h.Notice))
+	}
+	if s := c.owes(h.Credit); s != "" {
+		c.opt.Notify(s)
 	}
 }
 
@@ -185,19 +191,6 @@ func (c *Client) Vaults(ctx context.Context, owner [32]byte) ([]holdfast.VaultID
 		copy(ids[i][:], raw)
 	}
 	return ids, nil
-}
-
-// Today asks what this machine may store today and what it did; nil if it has no daily cap.
-func (c *Client) Today(ctx context.Context) (*wire.Cap, error) {
-	b, err := c.call(ctx, http.MethodGet, wire.PathUsage, nil, wire.MaxJSON)
-	if err != nil {
-		return nil, fmt.Errorf("ask what may be stored today: %w", err)
-	}
-	var u wire.Usage
-	if err := json.Unmarshal(b, &u); err != nil {
-		return nil, fmt.Errorf("ask what may be stored today: %w: %w", ErrProtocol, err)
-	}
-	return u.Today, nil
 }
 
 // Return enrols this machine, which the service does not know, in the vault m.Vault, and verifies the

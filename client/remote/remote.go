@@ -47,7 +47,8 @@ type Options struct {
 	Patience    time.Duration // 0 means DefaultPatience, less than 0 none: fail at the first error
 	CacheDir    string        // where the last verified head is remembered; made if absent
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
-	// Notify is told one sentence when the client begins to wait, and what the operator has to say; may be nil.
+	// Notify is told one sentence when the client begins to wait, what the operator has to say, and that the account is not
+	// paid; may be nil.
 	Notify func(message string)
 	Record func(history.Entry) // is told every entry of the history, verified, in order; may be nil
 }
@@ -83,6 +84,7 @@ type Client struct {
 	memory  memory         // the head remembered from earlier runs
 	ahead   bool           // the user was told that the service's clock is
 	greeted bool           // the user was told what the operator has to say
+	credit  *wire.Credit   // how the account stands, if the service said that it is not paid
 	awaited place          // where the service says that it put a record, until the history shows it there
 
 	noticeMu sync.Mutex

@@ -1066,12 +1066,12 @@ var told = []lie{
 			if s := neverAsked("usage")(w); s.code != 0 {
 				return s
 			}
-			return w.capped(`{"today": {"bytes": 1000000000000}}`)
+			return w.capped(`{"account": "00000000000000000000000000000001", "today": {"bytes": 1000000000000}}`)
 		},
 	},
 	{
 		at: "GET /v1/usage", how: "drop, replay, fork, roll back, re-order", told: "it claims that a daily cap is used up", code: 5, note: "what was read is committed as a partial archive", says: "may store",
-		run: func(w *world) said { return w.capped(`{"today": {"bytes": 1000000000, "used_bytes": 1000000000}}`) },
+		run: func(w *world) said { return w.capped(`{"account": "00000000000000000000000000000001", "today": {"bytes": 1000000000, "used_bytes": 1000000000}}`) },
 	},
 	{
 		at: "GET /v1/usage", how: "swap", told: "it answers nonsense", want: "remote.ErrProtocol", code: 4,

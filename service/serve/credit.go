@@ -49,10 +49,13 @@ func (s *Server) credit(a holdfast.AccountID) *wire.Credit {
 }
 
 func creditOf(l billing.Line) *wire.Credit {
+	l.Left = max(l.Left, 0) // below it while the clock is in doubt, and nobody goes down
 	c := &wire.Credit{State: wire.CreditLow, Days: int(l.Left), End: l.End(time.Now()).UTC().Truncate(time.Second)}
 	switch s := l.Standing.Step; {
-	case s == ledger.Paid:
+	case s == ledger.Paid && !l.Stores:
 		return nil
+	case s == ledger.Paid:
+		c.State = wire.CreditPaid
 	case s == ledger.Lapsed:
 		c.State = wire.CreditLapsed
 	case s >= ledger.Stopped:

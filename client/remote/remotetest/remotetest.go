@@ -56,6 +56,9 @@ type Service struct {
 
 	// Notice is what the operator has to say.
 	Notice string
+	// Credit is how the account stands, if it is not paid, and Money what it pays.
+	Credit *wire.Credit
+	Money  *wire.Money
 	// Skew is added to the service's clock.
 	Skew time.Duration
 	// Hook may answer a request in the service's place (true), or do something before it.
@@ -209,10 +212,10 @@ func (f *Service) answer(r *http.Request, body []byte) ([]byte, error) {
 	case "hello":
 		return json.Marshal(wire.Hello{
 			Protocol: holdfast.ProtocolVersion, Cell: "0000000000000001", Time: f.now(), State: wire.StateServing, Notice: f.Notice, LogKey: hex.EncodeToString(f.Machine.LogKey[:]),
-			You: "machine", Vault: f.Vault.ID.String(), Rights: f.Machine.Rights.String(), N: f.Vault.N, Head: f.Vault.Head.String(),
+			You: "machine", Vault: f.Vault.ID.String(), Rights: f.Machine.Rights.String(), N: f.Vault.N, Head: f.Vault.Head.String(), Credit: f.Credit,
 		})
 	case "usage":
-		u := wire.Usage{Account: "00000000000000000000000000000001", Blocks: uint64(len(f.Blocks)), ByteSeconds: "0.000", AsOf: f.now()}
+		u := wire.Usage{Account: "00000000000000000000000000000001", Blocks: uint64(len(f.Blocks)), ByteSeconds: "0.000", AsOf: f.now(), Money: f.Money}
 		for _, b := range f.Blocks {
 			u.StoredBytes += uint64(len(b))
 		}
