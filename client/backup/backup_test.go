@@ -3,9 +3,11 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +23,7 @@ import (
 	"holdfast/client/remote/remotetest"
 	"holdfast/client/restore"
 	"holdfast/client/source"
+	"holdfast/wire"
 )
 
 // world is a service, a machine and a tree.
@@ -225,6 +228,43 @@ func TestPartialArchives(t *testing.T) {
 	cfg.Partial = 0
 	r := w.run(cfg)
 	if n := len(w.svc.Vault.Archives); n != 4 || !w.svc.Vault.Archives[0].Commit.Partial || w.svc.Vault.Archives[3].Commit.Partial {
+		t.Errorf("%d archives", n)
+	}
+	if !r.Previous || r.Counts.Unchanged == 0 {
+		t.Errorf("what the partial archives hold was read again: %+v", r)
+	}
+	w.restored()
+}
+
+// TestOutOfCreditAfterPartialArchives: what was committed before the account was not paid any more is the beginning of the run
+// after it is.
+func TestOutOfCreditAfterPartialArchives(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.tree()
+	w.settle()
+	cfg := w.config()
+	cfg.Partial = time.Nanosecond
+	sessions := 0
+	w.svc.Hook = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != wire.PathSession {
+			return false
+		}
+		if sessions++; sessions <= 3 {
+			return false
+		}
+		rw.WriteHeader(wire.CodeOutOfCredit.Status())
+		json.NewEncoder(rw).Encode(wire.Error{Code: wire.CodeOutOfCredit, Message: "The account is not paid."})
+		return true
+	}
+	r, err := backup.Run(t.Context(), cfg)
+	if wire.CodeOf(err) != wire.CodeOutOfCredit || r.Partials != 3 || r.Archive.N != 0 || sessions != 4 {
+		t.Fatalf("%d sessions, %+v, %v", sessions, r, err)
+	}
+	w.svc.Hook = nil
+	cfg.Partial = 0
+	r = w.run(cfg)
+	if n := len(w.svc.Vault.Archives); n != 4 || !w.svc.Vault.Archives[2].Commit.Partial || w.svc.Vault.Archives[3].Commit.Partial {
 		t.Errorf("%d archives", n)
 	}
 	if !r.Previous || r.Counts.Unchanged == 0 {
