@@ -42,7 +42,8 @@ nobody can tell from what is left out whether some content was in the backup bef
 change are not read, so not uploaded.
 
 A machine with a daily cap that comes near it commits what it has as a partial archive and ends with 5; the
-same command goes on from there the next day.
+same command goes on from there the next day. An account that is not paid stores nothing new: that ends with 5 as well, and
+the same command goes on once it is paid. What is left of an account that is nearly used up is said on standard error.
 
 A file is read only if it changed since the last archive of the series. What could not be read is listed
 in the archive, said on standard error, and makes the exit code 3.
@@ -118,6 +119,7 @@ type summary struct {
 	DamagedOmitted  uint64       `json:"damaged_omitted,omitempty"`
 	DamagedMore     bool         `json:"damaged_more,omitempty"` // the service knows of more, which a later run asks about
 	News            []recordDoc  `json:"news,omitempty"`         // by others, since this machine's last complete archive
+	Credit          *wire.Credit `json:"credit,omitempty"`       // how the account stands, if it is not paid
 	Problems        []problemDoc `json:"problems"`
 	ProblemsOmitted uint64       `json:"problems_omitted,omitempty"`
 }
@@ -184,6 +186,7 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 		Entries: r.Entries, Bytes: r.Bytes, FilesRead: r.FilesRead, BytesRead: r.BytesRead,
 		DataBlocks: r.DataBlocks, MetaBlocks: r.MetaBlocks, KnownBlocks: r.KnownBlocks, BytesSent: r.Sent,
 		Seconds: time.Since(began).Seconds(), Problems: problems, ProblemsOmitted: omitted,
+		Credit: cfg.Client.Credit(),
 	}
 	s.DamagedMore = r.DamagedMore
 	for i, d := range r.Damaged {

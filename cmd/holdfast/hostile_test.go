@@ -408,6 +408,7 @@ func (w *world) late(path string, after time.Duration) {
 
 func (w *world) honest() {
 	w.svc.Lie, w.svc.Hook, w.svc.After, w.svc.Skew, w.svc.Links, w.dial = nil, nil, nil, 0, true, w.svc.Pipe
+	w.svc.Credit, w.svc.Money = nil, nil
 }
 
 // remembered checks that every head that the machine keeps is one of the true history.

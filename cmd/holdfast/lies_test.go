@@ -182,7 +182,7 @@ func helloLies(w *world) said {
 		case 0:
 			panic(http.ErrAbortHandler)
 		case 1:
-			json.NewEncoder(rw).Encode(wire.Hello{Protocol: 7, State: wire.StateStopped, LogKey: strings.Repeat("11", 32), You: "revoked", N: 1, Head: strings.Repeat("22", 32), Notice: "\x1b[2J"})
+			json.NewEncoder(rw).Encode(wire.Hello{Protocol: 7, State: wire.StateStopped, LogKey: strings.Repeat("11", 32), You: "revoked", N: 1, Head: strings.Repeat("22", 32), Notice: "\x1b[2J", Credit: &wire.Credit{State: "\x1b[2J", Days: -1}})
 		case 2:
 			rw.WriteHeader(http.StatusTeapot)
 		case 3:
@@ -319,7 +319,25 @@ var told = []lie{
 	},
 	{
 		at: "GET /v1/hello", how: "drop, swap, replay, withhold, fork, roll back, re-order, delay", told: "whatever it says, another log key included",
-		note: "of it only the operator's notice is shown; the keys come from the token and the key file", run: helloLies,
+		note: "of it only the operator's notice is shown, and that the account is not paid; the keys come from the token and the key file", run: helloLies,
+	},
+	{
+		at: "GET /v1/hello", how: "fork", told: "it says that the account is nearly used up", note: "it is said, and nothing follows from it: nobody can tell it from the truth", says: "new backups stop in 7 days, on 2026-12-01",
+		run: func(w *world) said {
+			w.svc.Credit = &wire.Credit{State: wire.CreditLow, Days: 7, End: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}
+			return createIt(w)
+		},
+	},
+	{
+		at: "GET /v1/hello", how: "fork", told: "it says that the account stands as none can", note: "nothing is said of it",
+		run: func(w *world) said {
+			w.svc.Credit = &wire.Credit{State: "\x1b[2J", Days: -7}
+			s := createIt(w)
+			if s.warn != "" || strings.Contains(s.out, "credit") {
+				w.t.Errorf("said: %q%q", s.warn, s.out)
+			}
+			return s
+		},
 	},
 	{
 		at: "POST /v1/redeem", how: "drop", told: "it says that it does not know the token", code: 1, note: "a wrong token looks the same; no key file stays", says: "refuses this",
@@ -745,6 +763,10 @@ var told = []lie{
 		},
 	},
 	{
+		at: "POST /v1/sessions", how: "drop", told: "it says that the account is not paid", code: 5, note: "nobody can tell it from the truth but the operator; reading goes on", says: "pay, then run the same command again",
+		run: func(w *world) said { w.refuse("/sessions", wire.CodeOutOfCredit); return createIt(w) },
+	},
+	{
 		at: "POST /v1/sessions", how: "withhold", told: "it never answers", code: 5, note: "nobody can tell it from trouble", says: "cannot be reached",
 		run: func(w *world) said { w.silent("sessions"); return createIt(w) },
 	},
@@ -1061,7 +1083,7 @@ var told = []lie{
 		run: func(w *world) said { w.silent("fetch"); return extractIt(w) },
 	},
 	{
-		at: "GET /v1/usage", how: "drop, replay, fork, roll back, re-order", told: "more is left of a daily cap than is true", note: "a backup ends where the service refuses more, and goes on the next day; without a cap nobody asks",
+		at: "GET /v1/usage", how: "drop, replay, fork, roll back, re-order", told: "more is left of a daily cap than is true", note: "a backup ends where the service refuses more, and goes on the next day; without a cap only `holdfast account` asks",
 		run: func(w *world) said {
 			if s := neverAsked("usage")(w); s.code != 0 {
 				return s
@@ -1071,11 +1093,41 @@ var told = []lie{
 	},
 	{
 		at: "GET /v1/usage", how: "drop, replay, fork, roll back, re-order", told: "it claims that a daily cap is used up", code: 5, note: "what was read is committed as a partial archive", says: "may store",
-		run: func(w *world) said { return w.capped(`{"account": "00000000000000000000000000000001", "today": {"bytes": 1000000000, "used_bytes": 1000000000}}`) },
+		run: func(w *world) said {
+			return w.capped(`{"account": "00000000000000000000000000000001", "today": {"bytes": 1000000000, "used_bytes": 1000000000}}`)
+		},
 	},
 	{
 		at: "GET /v1/usage", how: "swap", told: "it answers nonsense", want: "remote.ErrProtocol", code: 4,
 		run: func(w *world) said { return w.capped("]") },
+	},
+	{
+		at: "GET /v1/usage", how: "swap", told: "of money it says what is no amount, or acts upon a terminal", want: "remote.ErrProtocol", code: 4, says: "money that is none",
+		run: func(w *world) said {
+			var s said
+			for _, m := range []wire.Money{
+				{Balance: "\x1b[2J", Daily: "0", Stored: "0", In: "0", Out: "0"},
+				{Balance: "0", Daily: "0", Stored: "0", In: "0", Out: "0", Currency: "EUR\n\u009b2J"},
+				{Balance: "0", Daily: strings.Repeat("1", 1000), Stored: "0", In: "0", Out: "0"},
+				{Balance: "0", Daily: "0", Stored: "0", In: "0", Out: "0", Credit: &wire.Credit{State: "\u202e", Days: -1}},
+			} {
+				w.svc.Money = &m
+				if s = w.run("account", "--json"); s.code != 4 || s.out != "" {
+					return s
+				}
+			}
+			return s
+		},
+	},
+	{
+		at: "GET /v1/usage", how: "fork", told: "it invents what was used, what it costs and what was paid", note: "`holdfast account` shows it, and nothing follows from it: nobody can tell it from the truth", says: "-1000.00 gold",
+		run: func(w *world) said {
+			w.svc.Money = &wire.Money{Balance: "-1000.00", Daily: "99", Currency: "gold", Stored: "3", In: "3", Out: "3", Credit: &wire.Credit{State: wire.CreditLapsed, End: time.Now()}}
+			if s := createIt(w); s.code != 0 {
+				return s
+			}
+			return w.run("account")
+		},
 	},
 	{
 		at: "GET /v1/usage", how: "withhold, delay", told: "it never answers", code: 5, note: "nobody can tell it from trouble", says: "cannot be reached",

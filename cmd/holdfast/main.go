@@ -58,7 +58,7 @@ func newRoot(g *globals) *cobra.Command {
 service holds no key that opens any of it.
 
 Exit codes: 0 complete; 1 failed; 2 wrong usage; 3 archive made (or restored), but some paths could not
-be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted.`,
+be read; 4 damaged, or not to be trusted; 5 service unavailable, or account not paid; 130 interrupted.`,
 		Version:       holdfast.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -82,7 +82,7 @@ be read; 4 damaged, or not to be trusted; 5 service unavailable; 130 interrupted
 	f.StringArrayVar(&g.identities, "identity", nil, "age identity `FILE` that opens a protected key file (default $HOLDFAST_IDENTITY); may be repeated")
 	f.StringVar(&g.passphraseFile, "passphrase-file", "", "`FILE` with the passphrase of a protected key file (default $HOLDFAST_PASSPHRASE_FILE, else it is asked for)")
 	f.DurationVar(&g.patience, "patience", remote.DefaultPatience, "how long to keep trying when the service does not answer")
-	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newPrune(g), newPolicy(g), newConfirm(g), newHistory(g), newKey(g))
+	root.AddCommand(newInit(g), newCreate(g), newList(g), newExtract(g), newVerify(g), newDelete(g), newUndelete(g), newFreeze(g), newThaw(g), newPrune(g), newPolicy(g), newConfirm(g), newHistory(g), newAccount(g), newKey(g))
 	plain(root)
 	return root
 }

@@ -39,6 +39,8 @@ func TestExitCodes(t *testing.T) {
 		{context.Background(), fmt.Errorf("read: %w", history.ErrTag), 4},
 		{context.Background(), fmt.Errorf("open: %w", &remote.UnavailableError{Address: "a:1", Err: errors.New("x")}), 5},
 		{context.Background(), fmt.Errorf("open: %w", &remote.UnavailableError{Address: "a:1", Err: &wire.Error{Code: wire.CodeReadOnly, Message: "Closed\nfor today"}}), 5},
+		{context.Background(), fmt.Errorf("open: %w", &wire.Error{Code: wire.CodeCapExceeded, Message: "No more today"}), 5},
+		{context.Background(), fmt.Errorf("open: %w", &wire.Error{Code: wire.CodeOutOfCredit, Message: "Not\npaid"}), 5},
 		{interrupted, fmt.Errorf("upload: %w", context.Canceled), 130},
 		{interrupted, errors.New("disk full"), 1},
 	} {
