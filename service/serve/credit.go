@@ -22,7 +22,11 @@ func (s *Server) mayWrite(a holdfast.AccountID, longer time.Duration) error {
 	}
 	l, ok := s.billing.Board().Of(a)
 	since := time.UnixMilli(l.Standing.Since)
-	if !ok || l.Standing.Step < ledger.Stopped || longer > 0 && l.Standing.Step == ledger.Stopped && time.Since(since) < longer {
+	if !ok || l.Standing.Step < ledger.Stopped {
+		return nil
+	}
+	// Where the grace is the shortest there can be, the step after it follows as soon as the owner was told.
+	if l.Standing.Step <= ledger.Last30 && time.Since(since) < longer {
 		return nil
 	}
 	if l.Standing.Step == ledger.Lapsed {
