@@ -156,7 +156,7 @@ func live(t *testing.T, ill func(context.Context) error, naive bool) (d ledgerDa
 				break
 			}
 			do("restore", func() error { return restores(w.first, r.Archive) })
-			do("usage", func() error { _, err := w.first.c.Today(w.Context()); return err })
+			do("usage", func() error { _, err := w.first.c.Usage(w.Context()); return err })
 			do("delete", func() error {
 				_, err := w.first.c.SubmitAsOwner(w.Context(), owner.SignKey(), history.TypeDelete, history.IDs{r.Archive.ID}.Encode())
 				return err
