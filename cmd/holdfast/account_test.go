@@ -131,7 +131,7 @@ func TestOutOfCreditInTheMiddle(t *testing.T) {
 		}
 		began := time.Now()
 		s := w.create("docs")
-		const want = "holdfast: upload blocks: The account is not paid; pay, then run the same command again: what was uploaded for it is kept for two days\n"
+		const want = "holdfast: upload blocks: The account is not paid (what was uploaded until now is kept for two days); pay, then run the same command again\n"
 		if s.code != exitUnavailable || s.line != want {
 			t.Errorf("exit %d, %q", s.code, s.line)
 		}
@@ -149,7 +149,7 @@ func TestOutOfCreditInTheMiddle(t *testing.T) {
 			json.NewEncoder(rw).Encode(wire.Error{Code: wire.CodeOutOfCredit, Message: "The account is not paid."})
 			return true
 		}
-		if s := w.create("docs"); s.code != exitUnavailable || !strings.HasPrefix(s.line, "holdfast: open session: The account is not paid; pay, ") {
+		if s := w.create("docs"); s.code != exitUnavailable || !strings.HasPrefix(s.line, "holdfast: open session: The account is not paid (what was uploaded") {
 			t.Errorf("exit %d, %q", s.code, s.line)
 		}
 		if s := w.extract("photos"); s.code != 0 {

@@ -176,6 +176,7 @@ func create(cmd *cobra.Command, g *globals, cfg backup.Config, asJSON bool) erro
 			if h, err := cfg.Client.History(cmd.Context()); err == nil {
 				sayUnpaid(h)
 			}
+			failed = fmt.Errorf("%w (what was uploaded until now is kept for two days)", failed) // as blocks are that no archive refers to
 		}
 		return failed
 	}

@@ -62,7 +62,7 @@ func change(cmd *cobra.Command, g *globals, owner *ownerFlag, specs []string, t 
 		return err
 	}
 	if a, ok := lapsed(h, ids); ok && h.Arrears != 0 { // for which the owner need not type words
-		return &wire.Error{Code: wire.CodeOutOfCredit, Message: fmt.Sprintf("Archive %.16s lapsed and cannot be brought back before the account has credit again: pay, then repeat this. It is gone for good after %s.", a.ID, until(h, a).Format(time.RFC3339))}
+		return &wire.Error{Code: wire.CodeOutOfCredit, Message: fmt.Sprintf("Archive %.16s lapsed and cannot be brought back before the account is paid; it is gone for good after %s.", a.ID, until(h, a).Format(time.RFC3339))}
 	}
 	after, err := owner.submit(cmd, g, m, c, t, batches(ids)...)
 	if err != nil {

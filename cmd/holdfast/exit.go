@@ -76,8 +76,8 @@ func report(ctx context.Context, w io.Writer, err error) int {
 	case wire.CodeCapExceeded:
 		fmt.Fprintln(w, "holdfast: "+oneLine(err.Error())+" What was uploaded is kept: run the same command then to go on.")
 		return exitUnavailable
-	case wire.CodeOutOfCredit: // blocks that no archive refers to stay for 48 h
-		fmt.Fprintln(w, "holdfast: "+oneLine(err.Error())+"; pay, then run the same command again: what was uploaded for it is kept for two days")
+	case wire.CodeOutOfCredit:
+		fmt.Fprintln(w, "holdfast: "+oneLine(err.Error())+"; pay, then run the same command again")
 		return exitUnavailable
 	}
 	if errors.Is(err, seal.ErrOldKey) { // which says what to do

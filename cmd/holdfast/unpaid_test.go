@@ -41,7 +41,7 @@ func TestUnpaidVault(t *testing.T) {
 		}
 		w.refuse("/sessions", wire.CodeOutOfCredit)
 		s := w.run("create", "-C", w.dir, "docs", "docs")
-		if told("create", s.warn, "CREDIT. From "+from); s.code != exitFailed {
+		if told("create", s.warn, "CREDIT. From "+from); s.code != exitUnavailable {
 			t.Errorf("create without credit: exit %d: %s", s.code, s.line)
 		}
 		w.svc.Hook = nil
@@ -57,7 +57,7 @@ func TestUnpaidVault(t *testing.T) {
 		told("list", s.warn, "1 archive lapsed, as nobody paid, and can be brought back until "+gone+": pay, then bring")
 		told("history", w.ok("history").out, "lapse        by service   1 archive of record")
 		s = w.run("undelete", name)
-		if told("undelete", s.line, "pay, then repeat this", gone); s.code != exitFailed {
+		if told("undelete", s.line, "gone for good after "+gone, "pay, then run the same command again"); s.code != exitUnavailable || strings.Contains(s.line, "upload") {
 			t.Errorf("undelete unpaid: exit %d", s.code)
 		}
 		s = w.ok("create", "-C", w.dir, "docs", "docs")
