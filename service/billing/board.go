@@ -17,15 +17,11 @@ const fresh = 25 * time.Hour
 type Line struct {
 	view.Account
 	Standing ledger.Standing
-	Left     int64 // days, as ledger.Standing.Left
-	Balance  ledger.Balance
-	Daily    ledger.Amount // what keeping everything costs a day
+	Left     int64          // days, as ledger.Standing.Left, and not below 0
+	End      time.Time      // as ledger.Standing.End: UTC, to the second
+	Balance  ledger.Balance // exactly
+	Daily    ledger.Amount  // what keeping everything costs a day
 	Stores   bool
-}
-
-// End returns when writing stops, or from ledger.Stopped on when the archives are deleted, if nothing changes.
-func (l Line) End(now time.Time) time.Time {
-	return now.Add(time.Duration(min(l.Left, 100*365)) * 24 * time.Hour)
 }
 
 // Board is what is known of the accounts that are not paid. Nobody waits for it, and who is not on it may write: so may everybody
@@ -72,7 +68,8 @@ func (b *Biller) line(r view.Reader, a view.Account, now int64) (Line, error) {
 	if err != nil {
 		return Line{}, err
 	}
-	return Line{a, m.Standing, m.Standing.Left(f), f.Balance, f.Daily, f.Stores}, nil
+	end := time.UnixMilli(m.Standing.End(f)).UTC().Truncate(time.Second)
+	return Line{a, m.Standing, max(0, m.Standing.Left(f)), end, f.Balance, f.Daily, f.Stores}, nil
 }
 
 // Of returns how an account stands by the view of r, and what it is charged. It reports false if nothing costs anything, or the

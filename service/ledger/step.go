@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"fmt"
-	"math"
 	"math/big"
 )
 
@@ -82,36 +81,40 @@ type Facts struct {
 	Grace    int64   // ms
 }
 
-// Left returns how many whole days are left until writing stops, or, from Stopped on, until the archives are deleted.
-// It is at most a million.
-func (s Standing) Left(f Facts) int64 {
-	paid := daysOf(f.Balance, f.Daily, 0)
-	if s.Step < Stopped {
-		return daysOf(f.Balance, f.Daily, f.Grace)
+// End returns when writing stops, or, from Stopped on, when the archives are deleted, if nothing changes, ms: ManyDays from now
+// where no end is in sight. It may be past while nobody is moved.
+func (s Standing) End(f Facts) int64 {
+	l := lasts(f.Balance, f.Daily)
+	if s.Step < Stopped && l < ManyDays*Day {
+		return f.Now + l - f.Grace
 	}
-	return max(ceilDays(s.Until-f.Now), paid, 0)
+	return max(s.Until, f.Now+l)
 }
 
-// manyDays stands for no end in sight.
-const manyDays = 1_000_000
+// Left returns how many days there are until End, one that has begun counted whole.
+func (s Standing) Left(f Facts) int64 { return ceilDays(s.End(f) - f.Now) }
 
-// daysOf returns for how many days balance pays beyond a time (ms): rounded up, negative if not even that.
-func daysOf(balance Balance, daily Amount, beyond int64) int64 {
+// ManyDays stands for no end in sight: a hundred years.
+const ManyDays = 36_500
+
+// lasts returns for how long a balance pays what keeping everything costs a day, ms: no longer than ManyDays, and below zero for
+// one that is used up.
+func lasts(balance Balance, daily Amount) int64 {
 	b := balance.Int()
 	if daily == 0 {
-		if b.Sign() > 0 {
-			return manyDays
-		}
-		return 0
+		return int64(max(b.Sign(), 0)) * ManyDays * Day
 	}
-	ms := b.Mul(b, big.NewInt(Day))
-	ms.Quo(ms, big.NewInt(int64(daily)))
-	if !ms.IsInt64() || ms.Int64() > math.MaxInt64/2 {
-		return manyDays
+	b.Mul(b, big.NewInt(Day)).Quo(b, big.NewInt(int64(daily)))
+	if least := big.NewInt(-ManyDays * Day); b.Cmp(least) < 0 {
+		b = least
 	}
-	return min(manyDays, ceilDays(max(ms.Int64(), -math.MaxInt64/2)-beyond))
+	if most := big.NewInt(ManyDays * Day); b.Cmp(most) > 0 {
+		b = most
+	}
+	return b.Int64()
 }
 
+// ceilDays is ms in days, rounded up; 0 and less is past.
 func ceilDays(ms int64) int64 {
 	if ms <= 0 {
 		return ms / Day
@@ -135,7 +138,7 @@ func step(from, to Step, left int64) Step {
 // the one before it was told: archives are deleted only if their owner was told five times, and no earlier than each
 // of these said.
 func (s Standing) Next(f Facts) Standing {
-	writes := daysOf(f.Balance, f.Daily, f.Grace)
+	writes := ceilDays(lasts(f.Balance, f.Daily) - f.Grace)
 	target := step(Paid, Stopped, writes)
 	switch {
 	case target < s.Step && target < Stopped && (f.Credited >= s.Since && f.Credited > 0 || writes > enough):

@@ -201,3 +201,33 @@ func TestCheckRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The end is exact, and the days until then are rounded up; where there is none in sight, it is a hundred years.
+func TestEnd(t *testing.T) {
+	const now = 1000 * Day
+	f := Facts{Now: now, Daily: 2 * Unit, Grace: 90 * Day}
+	for what, c := range map[string]struct {
+		s       Standing
+		balance Balance
+		daily   Amount
+		end     int64
+		left    int64
+	}{
+		"paid for 100 days":    {Standing{}, Balance{}.Plus(200 * Unit), 2 * Unit, now + 10*Day, 10},
+		"a pico less":          {Standing{}, Balance{}.Plus(200*Unit - 1), 2 * Unit, now + 10*Day - 1, 10},
+		"a day less":           {Standing{}, Balance{}.Plus(198*Unit - 1), 2 * Unit, now + 9*Day - 1, 9},
+		"long past":            {Standing{}, Balance{}.Plus(-200 * Unit), 2 * Unit, now - 190*Day, -190},
+		"stopped":              {Standing{Step: Stopped, Until: now + 5*Day + 1}, Balance{}, 2 * Unit, now + 5*Day + 1, 6},
+		"stopped, with more":   {Standing{Step: Last7, Until: now + 5*Day}, Balance{}.Plus(12 * Unit), 2 * Unit, now + 6*Day, 6},
+		"stopped, and past":    {Standing{Step: Last1, Until: now - 1}, Balance{}.Plus(-Max), 2 * Unit, now - 1, 0},
+		"stores nothing":       {Standing{}, Balance{}.Plus(1), 0, now + ManyDays*Day, ManyDays},
+		"stores and owes none": {Standing{}, Balance{}, 0, now - 90*Day, -90},
+		"more than can be":     {Standing{}, Balance{1 << 40, 0}, 1, now + ManyDays*Day, ManyDays},
+		"less than can be":     {Standing{}, Balance{-1 << 40, 0}, 1, now - (ManyDays+90)*Day, -ManyDays - 90},
+	} {
+		f.Balance, f.Daily = c.balance, c.daily
+		if end, left := c.s.End(f), c.s.Left(f); end != c.end || left != c.left {
+			t.Errorf("%s: %d ms from now, %d days; want %d, %d", what, end-now, left, c.end-now, c.left)
+		}
+	}
+}

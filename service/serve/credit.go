@@ -37,7 +37,7 @@ func (s *Server) mayWrite(a holdfast.AccountID, longer time.Duration) error {
 		return refusal(wire.CodeOutOfCredit, "The account is not paid; nothing is stored before it is.")
 	}
 	return refusal(wire.CodeOutOfCredit, "The account is not paid: new backups are refused, everything that is stored can be restored, and is kept until %s.",
-		l.End(time.Now()).UTC().Format(time.DateOnly))
+		l.End.Format(time.DateOnly))
 }
 
 // credit returns how an account stands, or nil if it is paid or not known.
@@ -53,8 +53,7 @@ func (s *Server) credit(a holdfast.AccountID) *wire.Credit {
 }
 
 func creditOf(l billing.Line) *wire.Credit {
-	l.Left = max(l.Left, 0) // below it while the clock is in doubt, and nobody goes down
-	c := &wire.Credit{State: wire.CreditLow, Days: int(l.Left), End: l.End(time.Now()).UTC().Truncate(time.Second)}
+	c := &wire.Credit{State: wire.CreditLow, Days: int(l.Left), End: l.End}
 	switch s := l.Standing.Step; {
 	case s == ledger.Paid && !l.Stores:
 		return nil
