@@ -22,7 +22,14 @@
 //	every = "1d"                  between two comparisons; "off" makes them by hand only
 //	bytes_per_month = 0           of trailers that may be read; 0: without limit where the bucket is a directory, else 50GiB
 //
-// Durations are like "90m", "12h" or "7d"; sizes like "64MiB", "5GB" or 1000, bytes.
+//	[money]                       what use costs; nothing, if no price is set
+//	currency = "EUR"              1 to 10 letters; to be given with any price
+//	stored = "0"                  for 10^9 bytes, as they are billed, and a month of 365.25 / 12 days
+//	in = "0"                      for 10^9 bytes stored
+//	out = "0"                     for 10^9 bytes sent
+//	grace = "90d"                 for which data is kept when an account is not paid; 30d to 3650d
+//
+// Durations are like "90m", "12h" or "7d"; sizes like "64MiB", "5GB" or 1000, bytes; prices like "0.20".
 package config
 
 import (
@@ -38,6 +45,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"holdfast/service/ledger"
 )
 
 // FileName is the name of the file in the data directory.
@@ -52,6 +61,7 @@ type Config struct {
 	Checkpoint Checkpoint `toml:"checkpoint"`
 	Scrub      Scrub      `toml:"scrub"`
 	Shadow     Shadow     `toml:"shadow"`
+	Money      Money      `toml:"money"`
 }
 
 // Reclaim sets the job that frees what nothing needs.
@@ -82,6 +92,41 @@ type Shadow struct {
 	BytesPerMonth Size     `toml:"bytes_per_month"` // 0 is by the kind of bucket
 }
 
+// Money sets what use costs, and for how long data is kept that is not paid.
+type Money struct {
+	Currency string   `toml:"currency"` // "" if it is not given: then nothing costs anything
+	Stored   Price    `toml:"stored"`   // of 10^9 bytes over a ledger.Month
+	In       Price    `toml:"in"`       // of 10^9 bytes
+	Out      Price    `toml:"out"`      // of 10^9 bytes
+	Grace    Duration `toml:"grace"`
+}
+
+// Prices returns what is charged.
+func (m Money) Prices() ledger.Prices {
+	return ledger.Prices{Stored: m.Stored.Amount, In: m.In.Amount, Out: m.Out.Amount}
+}
+
+// minGrace and maxGrace bound how long data is kept that is not paid.
+const (
+	minGrace = ledger.MinGrace * time.Millisecond
+	maxGrace = 3650 * 24 * time.Hour
+	// maxCurrency bounds its name, letters.
+	maxCurrency = 10
+)
+
+// check refuses a currency that an hledger journal would have to quote, and prices without one.
+func (m Money) check() error {
+	switch {
+	case m.Currency == "" && m.Prices() != ledger.Prices{}:
+		return errors.New("money.currency: it is missing, and a price is set; write it like \"EUR\"")
+	case len(m.Currency) > maxCurrency || strings.Trim(m.Currency, letters) != "":
+		return fmt.Errorf("money.currency: %q is not 1 to %d letters from A to Z", m.Currency, maxCurrency)
+	}
+	return nil
+}
+
+const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 // Default returns what holds for what the file does not say.
 func Default() Config {
 	return Config{
@@ -89,6 +134,7 @@ func Default() Config {
 		Checkpoint: Checkpoint{Every: Duration{24 * time.Hour}, Segments: 256},
 		Scrub:      Scrub{Every: Duration{time.Hour}, Cycle: Duration{14 * 24 * time.Hour}},
 		Shadow:     Shadow{Every: Duration{24 * time.Hour}},
+		Money:      Money{Grace: Duration{90 * 24 * time.Hour}},
 	}
 }
 
@@ -109,6 +155,12 @@ func (c Config) check() error {
 		c.Shadow.BytesPerMonth.between("shadow.bytes_per_month", 0, 1<<60),
 		c.Checkpoint.Every.between("checkpoint.every", time.Minute, 30*24*time.Hour),
 		between("checkpoint.segments", int64(c.Checkpoint.Segments), 1, 1_000_000),
+		c.Money.check(),
+		c.Money.Stored.given("money.stored"),
+		c.Money.In.given("money.in"),
+		c.Money.Out.given("money.out"),
+		c.Money.Grace.between("money.grace", minGrace, maxGrace),
+		c.Money.Grace.given("money.grace"),
 	)
 }
 
@@ -215,6 +267,23 @@ func (d Duration) between(key string, least, most time.Duration) error {
 func (d Duration) given(key string) error {
 	if d.Duration == 0 {
 		return fmt.Errorf("%s: it cannot be \"off\"", key)
+	}
+	return nil
+}
+
+// Price is what something costs. It is decoded as a decimal text, exactly.
+type Price struct{ ledger.Amount }
+
+// UnmarshalText decodes what ledger.Parse does.
+func (p *Price) UnmarshalText(text []byte) (err error) {
+	p.Amount, err = ledger.Parse(string(text))
+	return err
+}
+
+// given refuses a price below zero.
+func (p Price) given(key string) error {
+	if p.Amount < 0 {
+		return fmt.Errorf("%s: %s is below zero", key, p.Amount)
 	}
 	return nil
 }
