@@ -14,9 +14,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/service/admin"
+	"holdfast/service/billing"
 	"holdfast/service/config"
 	"holdfast/service/jobs"
 	"holdfast/service/journal"
+	"holdfast/service/ledger"
 	"holdfast/service/notice"
 	"holdfast/service/policy"
 	"holdfast/service/quiet"
@@ -115,7 +117,12 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	srv := serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text, ReadOnly: closed(readOnly, space)})
+	var srv *serve.Server // each asks the other, and not before both are there
+	money := billing.New(billing.Config{
+		Ledger: j, Prices: set.Money.Prices(), Currency: set.Money.Currency, Grace: set.Money.Grace.Duration, Log: log,
+		Settle: func(ctx context.Context) { srv.Settle(ctx) },
+	})
+	srv = serve.New(serve.Config{Journal: j, Identity: d.id, Log: log, Notice: notice.NewBoard(dir, log).Text, Billing: money, ReadOnly: closed(readOnly, space)})
 	var background *jobs.Runner
 	var freeing reclaim.Config
 	if !readOnly {
@@ -134,7 +141,8 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		if err := (&admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background, Reclaim: freeing}).Serve(adminCtx, socket); err != nil {
+		operator := &admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background, Reclaim: freeing, Money: money, Charges: set.Money.Prices() != ledger.Prices{}}
+		if err := operator.Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}
 	}()
@@ -145,6 +153,13 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 		defer close(policiesDone)
 		if !readOnly {
 			policy.Loop(policies, j, d.id.LogKey(), nil, log)
+		}
+	}()
+	chargingDone := make(chan struct{})
+	go func() {
+		defer close(chargingDone)
+		if !readOnly {
+			money.Loop(ctx)
 		}
 	}()
 	jobsDone := make(chan struct{})
@@ -183,6 +198,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	<-jobsDone
 	endPolicies()
 	<-policiesDone
+	<-chargingDone
 	endAdmin()
 	<-adminDone
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)

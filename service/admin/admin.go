@@ -10,6 +10,13 @@
 //	GET  /reclaim    answers a reclaim.Report of what that job would do
 //	POST /jobs/NAME  runs a background job once and answers a Ran
 //	GET  /requests answers a requests.Report of all that is kept, or of ?since=DURATION
+//	GET  /account    answers the Account of ?name=NAME
+//	POST /payments   {"name": NAME, "id": ID, "amount": DECIMAL, "text": TEXT} books a payment once and answers a Paid
+//	GET  /warnings   answers Warnings, at most MaxWarnings; ?after=NAME goes on; ?tell=1 is refused if that cannot be noted
+//	POST /warnings   {"name": NAME, "step": STEP}   notes that one was told
+//	GET  /credit     answers Credited, what crediting ?incident=ID&hours=N would come to
+//	POST /credit     does it
+//	GET  /transfers  answers Transfers, at most maxTransfers, after number ?after=N
 //	POST /thaw       {"by": NAME, "reason": TEXT}   ends every freeze of deleting and answers a list of Freeze: those
 //
 // A request that fails is answered with {"error": SENTENCE} and a status of 400 or more.
@@ -35,6 +42,7 @@ import (
 
 	"holdfast"
 	"holdfast/service/account"
+	"holdfast/service/billing"
 	"holdfast/service/identity"
 	"holdfast/service/jobs"
 	"holdfast/service/journal"
@@ -96,6 +104,8 @@ type Status struct {
 	ObjectBytes uint64 `json:"object_bytes"`
 	// Damaged is how many blocks are known to be damaged in the bucket and were not stored anew, counted up to MaxDamaged.
 	Damaged int `json:"damaged_blocks"`
+	// Warnings is what owners were not told yet; absent if there is nothing.
+	Warnings *Waiting `json:"warnings,omitempty"`
 	// Jobs says how the background jobs are; empty if there are none.
 	Jobs []jobs.Status `json:"jobs"`
 }
@@ -178,6 +188,7 @@ type Account struct {
 	StoredBytes uint64 `json:"stored_bytes"`
 	BilledBytes uint64 `json:"billed_bytes"` // each block counts as holdfast.LeastBilled at least
 	Asked       uint64 `json:"asked"`        // names that its machines asked about
+	Money       *Money `json:"money,omitempty"`
 }
 
 // Accounts answers who the accounts are.
@@ -215,6 +226,8 @@ type Server struct {
 	Requests *requests.History
 	Jobs     *jobs.Runner   // nil if there are none
 	Reclaim  reclaim.Config // of the job that frees space
+	Money    *billing.Biller
+	Charges  bool // anything costs anything
 	started  time.Time
 }
 
@@ -257,12 +270,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /accounts", s.writes(s.token(account.Add)))
+	mux.HandleFunc("POST /accounts", s.stores(s.token(account.Add)))
 	mux.HandleFunc("GET /accounts", func(w http.ResponseWriter, r *http.Request) {
 		a, err := s.accounts(r.URL.Query().Get("after"))
 		reply(w, a, err)
 	})
-	mux.HandleFunc("POST /tokens", s.writes(s.token(account.Token)))
+	mux.HandleFunc("POST /tokens", s.stores(s.token(account.Token)))
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		st, err := s.status(r.Context(), r.URL.Query().Get("digest") == "1")
 		reply(w, st, err)
@@ -275,6 +288,22 @@ func (s *Server) handler() http.Handler {
 	}))
 	mux.HandleFunc("POST /jobs/{name}", s.writes(s.job))
 	mux.HandleFunc("POST /thaw", s.writes(s.thaw))
+	mux.HandleFunc("GET /account", func(w http.ResponseWriter, r *http.Request) {
+		a, err := s.account(r.URL.Query().Get("name"))
+		reply(w, a, err)
+	})
+	mux.HandleFunc("POST /payments", s.stores(s.inCurrency(s.pay)))
+	mux.HandleFunc("GET /warnings", func(w http.ResponseWriter, r *http.Request) {
+		h := http.HandlerFunc(s.warnings)
+		if r.URL.Query().Get("tell") == "1" {
+			h = s.stores(h)
+		}
+		h(w, r)
+	})
+	mux.HandleFunc("POST /warnings", s.stores(s.told))
+	mux.HandleFunc("GET /credit", s.inCurrency(s.credit(true)))
+	mux.HandleFunc("POST /credit", s.stores(s.inCurrency(s.credit(false))))
+	mux.HandleFunc("GET /transfers", s.inCurrency(s.transfers))
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
 		since, err := time.ParseDuration(cmp.Or(r.URL.Query().Get("since"), "0"))
 		reply(w, s.Requests.Report(since), err)
@@ -291,6 +320,17 @@ func (s *Server) writes(h http.HandlerFunc) http.HandlerFunc {
 		}
 		h(w, r)
 	}
+}
+
+// stores refuses what h would have to store while nothing can be.
+func (s *Server) stores(h http.HandlerFunc) http.HandlerFunc {
+	return s.writes(func(w http.ResponseWriter, r *http.Request) {
+		if since, cause := s.Journal.Trouble(); !since.IsZero() {
+			reply(w, nil, fmt.Errorf("the bucket has not done what it was asked since %s: %w; try again when holdfastd status says serving", since.UTC().Format(time.RFC3339), cause))
+			return
+		}
+		h(w, r)
+	})
 }
 
 type nameRequest struct {
@@ -313,18 +353,11 @@ func (s *Server) token(made func(context.Context, *journal.Journal, string) ([32
 			reply(w, nil, fmt.Errorf("read request: %w", err))
 			return
 		}
-		if since, cause := s.Journal.Trouble(); !since.IsZero() {
-			reply(w, nil, fmt.Errorf("the bucket has not done what it was asked since %s: %w; try again when holdfastd status says serving", since.UTC().Format(time.RFC3339), cause))
-			return
-		}
 		secret, err := made(r.Context(), s.Journal, q.Name)
-		switch {
-		case errors.Is(err, view.ErrNameTaken):
+		if errors.Is(err, view.ErrNameTaken) {
 			err = fmt.Errorf("there is an account %q already; for a further token use holdfastd account token", q.Name)
-		case errors.Is(err, view.ErrNoAccount):
-			err = fmt.Errorf("there is no account %q; make it with holdfastd account add", q.Name)
 		}
-		reply(w, tokenAnswer{s.Identity.Token(secret).String()}, err)
+		reply(w, tokenAnswer{s.Identity.Token(secret).String()}, noAccount(err, q.Name))
 	}
 }
 
@@ -406,6 +439,9 @@ func (s *Server) status(ctx context.Context, digest bool) (Status, error) {
 	if st.Damaged, err = s.Journal.DamagedBlocks(MaxDamaged); err != nil {
 		return Status{}, err
 	}
+	if st.Warnings, err = s.waiting(); err != nil {
+		return Status{}, err
+	}
 	if s.Jobs != nil {
 		st.Jobs = s.Jobs.Status()
 	}
@@ -438,13 +474,12 @@ func (s *Server) accounts(after string) (Accounts, error) {
 	a := Accounts{Accounts: []Account{}}
 	list, err := s.Journal.Accounts(after, maxAccounts)
 	for _, x := range list {
-		u, uerr := s.Journal.Acked().Usage(x.ID, 0)
+		one, uerr := s.usage(x)
 		if uerr != nil {
 			return a, uerr
 		}
-		a.Accounts = append(a.Accounts, Account{
-			x.Name, x.ID.String(), u.Blocks, u.Bytes, u.Billed, u.Asked + s.Service.Asked(x.ID),
-		})
+		one.Money = s.listed(x.ID)
+		a.Accounts = append(a.Accounts, one)
 	}
 	return a, err
 }
