@@ -11,11 +11,12 @@ import (
 )
 
 func accountCommand() *cobra.Command {
-	c := &cobra.Command{Use: "account", Short: "Make accounts and tokens, and say what accounts use", RunE: group}
+	c := &cobra.Command{Use: "account", Short: "Make accounts and tokens, say what accounts use, and book what is paid", RunE: group}
 	c.AddCommand(
 		tokenCommand("add NAME --data DIR", "Make an account and print a token for it", admin.AddAccount),
 		accountList(),
 		tokenCommand("token NAME --data DIR", "Print a further token for an account", admin.NewToken),
+		accountShow(), accountPay(), accountRefund(), accountWarnings(),
 	)
 	return c
 }
@@ -27,7 +28,8 @@ func accountList() *cobra.Command {
 		Use:   "list --data DIR",
 		Short: "Say of each account what it stores, and how many blocks its machines asked about",
 		Long: `Say of each account what it stores, what that counts as (each block as 4,096 bytes at least), and how many
-blocks its machines asked about before uploading. The service must be running.`,
+blocks its machines asked about before uploading; where use is charged also its balance, and how it stands. The service must
+be running.`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
@@ -42,7 +44,10 @@ blocks its machines asked about before uploading. The service must be running.`,
 				return printJSON(out, append([]admin.Account{}, all...))
 			}
 			for _, a := range all {
-				_, err = fmt.Fprintf(out, "%s\n  %d blocks, %d bytes, billed as %d; asked about %d\n", a.Name, a.Blocks, a.StoredBytes, a.BilledBytes, a.Asked)
+				_, err = fmt.Fprintf(out, "%s\n  %s\n", a.Name, used(a))
+				if m := a.Money; err == nil && m != nil {
+					_, err = fmt.Fprintf(out, "  %s %s; %s\n", m.Balance, m.Currency, m.Words)
+				}
 				if err != nil {
 					return fmt.Errorf("write list: %w", err)
 				}
@@ -53,6 +58,11 @@ blocks its machines asked about before uploading. The service must be running.`,
 	dataFlag(c, &dir)
 	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
 	return c
+}
+
+// used says what an account stores.
+func used(a admin.Account) string {
+	return fmt.Sprintf("%d blocks, %d bytes, billed as %d; asked about %d", a.Blocks, a.StoredBytes, a.BilledBytes, a.Asked)
 }
 
 func tokenCommand(use, short string, ask func(ctx context.Context, dir, name string) (string, error)) *cobra.Command {

@@ -16,8 +16,8 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check --data DIR",
 		Short: "Compare the view with the bucket and every checksum, while the service is stopped",
-		Long: `Compare the view with the bucket and read every byte of every block to compare its checksum, while the
-service is stopped. Exits with 4 if anything is wrong, and says what.`,
+		Long: `Compare the view with the bucket, add up the books of the ledger, and read every byte of every block to compare its
+checksum, while the service is stopped. Exits with 4 if anything is wrong, and says what.`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := required(c, "data"); err != nil {
@@ -41,6 +41,9 @@ service is stopped. Exits with 4 if anything is wrong, and says what.`,
 				fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes, all as they were stored\n", rep.Blocks, rep.Bytes)
 			} else {
 				fmt.Fprintf(c.OutOrStdout(), "blocks     %d, %d bytes; %d of them are damaged, which does no harm: they were stored anew since, or freed\n", rep.Blocks, rep.Bytes, rep.Older)
+			}
+			if rep.Books > 0 {
+				fmt.Fprintf(c.OutOrStdout(), "books      %d, which add up to zero\n", rep.Books)
 			}
 			if q := rep.Quarantine; q.Count > 0 {
 				fmt.Fprintf(c.OutOrStdout(), "outside    %d objects, %d bytes, are not part of the journal; no harm is done\n", q.Count, q.Bytes)

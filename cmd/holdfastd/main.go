@@ -116,7 +116,7 @@ the signal SIGABRT.`,
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), requestsCommand(), noticeCommand(), moveCommand(), sweepCommand(), reclaimCommand(), checkpointCommand(), scrubCommand(), shadowCommand(), thawCommand(), whyCommand(), resumeCommand(), recoverCommand(), rebuildCommand(), checkCommand())
+	c.AddCommand(initCommand(), serveCommand(), accountCommand(), statusCommand(), requestsCommand(), noticeCommand(), creditCommand(), ledgerCommand(), moveCommand(), sweepCommand(), reclaimCommand(), checkpointCommand(), scrubCommand(), shadowCommand(), thawCommand(), whyCommand(), resumeCommand(), recoverCommand(), rebuildCommand(), checkCommand())
 	plain(c)
 	return c
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast/service/bucket"
+	"holdfast/service/ledger"
 	"holdfast/service/segment"
 	"holdfast/service/view"
 )
@@ -31,6 +32,8 @@ type Report struct {
 	// Older is how many of the blocks fail their checksum and are not what their name stands for: they were stored anew since,
 	// or freed. That is no problem.
 	Older int
+	// Books is how many books of the ledger there are; what they hold adds up to zero.
+	Books int
 	// Quarantine is what was listed and is not part of the journal. That is no problem.
 	Quarantine Quarantine
 	// Problems says what is wrong, at most maxProblems of them.
@@ -74,9 +77,9 @@ func rebuild(ctx context.Context, cfg Config, fresh bool) (Report, error) {
 	return r, err
 }
 
-// Check compares the view in cfg.Dir with one rebuilt from the bucket beside it (JOURNAL 13), and reads
-// everything that is live: each trailer and bundle, and each block against its checksum, those after the view's position
-// included.
+// Check compares the view in cfg.Dir with one rebuilt from the bucket beside it (JOURNAL 13), adds up the books of the ledger,
+// and reads everything that is live: each trailer and bundle, and each block against its checksum, those after the view's
+// position included.
 // It claims nothing and writes nothing but a temporary view beside cfg.Dir. No Journal may be open on
 // cfg.Dir. progress, unless nil, is called now and then.
 //
@@ -137,6 +140,13 @@ func Check(ctx context.Context, cfg Config, progress func(done, total int64)) (R
 	}
 	if want != r.Digest {
 		problem(fmt.Errorf("the view is not what the bucket says at %s; rebuild it", pos))
+	}
+	var sum ledger.Balance
+	if r.Books, sum, err = live.Books(); err != nil {
+		return r, err
+	}
+	if !sum.Zero() {
+		problem(fmt.Errorf("what the %d books of the ledger hold adds up to %s, not to zero", r.Books, sum))
 	}
 
 	// What is live at the end of the journal, which may be later.
