@@ -61,7 +61,7 @@ func transfers(ctx context.Context, dir string) func() (admin.Transfers, error) 
 
 // writeTransfers writes all that next returns as a JSON array.
 func writeTransfers(out *bufio.Writer, next func() (admin.Transfers, error)) error {
-	begin := "[\n  "
+	sep := "["
 	for {
 		page, err := next()
 		if err != nil {
@@ -72,13 +72,11 @@ func writeTransfers(out *bufio.Writer, next func() (admin.Transfers, error)) err
 			if err != nil {
 				return fmt.Errorf("encode transfer: %w", err)
 			}
-			if _, err := out.WriteString(begin + string(b)); err != nil {
-				return err
-			}
-			begin = ",\n  "
+			fmt.Fprintf(out, "%s\n  %s", sep, b)
+			sep = ","
 		}
 		if len(page.Transfers) == 0 {
-			_, err := out.WriteString(strings.TrimRight(begin, ", ") + "]\n")
+			_, err := out.WriteString(strings.TrimPrefix(sep, ",") + "\n]\n")
 			return err
 		}
 	}

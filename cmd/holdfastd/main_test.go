@@ -67,6 +67,7 @@ func TestExitCodes(t *testing.T) {
 //
 //	ready DIR           wait until the service on DIR is serving
 //	keep NAME REGEXP    keep the first group of what stdout last matched as $NAME
+//	cmpjournal A B      compare two hledger journals, whose dates may differ
 //	store [LACK]        start a store that speaks S3's protocol and lacks that; $BUCKET is its address
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -100,6 +101,13 @@ func TestScripts(t *testing.T) {
 				srv := httptest.NewServer(&s3server.Fake{Lacks: s3server.Lack(strings.Join(args, " "))})
 				ts.Defer(srv.Close)
 				ts.Setenv("BUCKET", s3server.FakeURL(srv.URL))
+			},
+			"cmpjournal": func(ts *testscript.TestScript, _ bool, args []string) {
+				dates := regexp.MustCompile(`(?m)^(\d{4}-\d\d-\d\d|DATE) `)
+				got, want := dates.ReplaceAllString(ts.ReadFile(args[0]), "DATE "), dates.ReplaceAllString(ts.ReadFile(args[1]), "DATE ")
+				if got != want {
+					ts.Fatalf("%s is\n%s\nand not\n%s", args[0], got, want)
+				}
 			},
 			"keep": func(ts *testscript.TestScript, _ bool, args []string) {
 				m := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
