@@ -75,6 +75,9 @@ func statusCommand() *cobra.Command {
 				if err == nil && st.Damaged > 0 {
 					_, err = fmt.Fprintf(out, "DAMAGED   %s in the bucket; their owners' next runs are told to send them again\n", damagedBlocks(st.Damaged))
 				}
+				if w := st.Warnings; err == nil && w != nil {
+					_, err = fmt.Fprintf(out, "UNTOLD    %s not told that their accounts are not paid, the first since %s; see holdfastd account warnings\n", untold(w.Count), w.Since.Format(time.RFC3339))
+				}
 				for _, b := range st.Jobs {
 					if err == nil {
 						err = printJob(out, b)

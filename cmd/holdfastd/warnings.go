@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/service/admin"
+	"holdfast/service/ledger"
 )
 
 const (
@@ -65,6 +66,17 @@ told twice, because something failed after that, has the same id. The service mu
 	return c
 }
 
+// untold says how many owners were not told, as far as they are counted.
+func untold(n int) string {
+	switch {
+	case n == 1:
+		return "1 owner was"
+	case n >= admin.MaxWarnings:
+		return fmt.Sprintf("%d owners or more were", n)
+	}
+	return fmt.Sprintf("%d owners were", n)
+}
+
 // eachWarning calls fn for every warning that was not told; tell says that fn tells it.
 func eachWarning(ctx context.Context, dir string, tell bool, fn func(admin.Warning) error) error {
 	for after := ""; ; {
@@ -91,7 +103,11 @@ func listWarnings(ctx context.Context, out io.Writer, dir string, asJSON bool) e
 			all = append(all, w)
 			return nil
 		}
-		_, err = fmt.Fprintf(out, "%s: %s; %s left, until %s\n", w.Name, w.Words, days(w.Left), w.End.Format(time.DateOnly))
+		until := ""
+		if w.Step < ledger.Lapsed {
+			until = fmt.Sprintf("; %s left, until %s", days(w.Left), w.End.Format(time.DateOnly))
+		}
+		_, err = fmt.Fprintf(out, "%s: %s%s\n", w.Name, w.Words, until)
 		return err
 	})
 	if err == nil && asJSON {
@@ -105,7 +121,7 @@ func tellAll(ctx context.Context, out io.Writer, dir, program string) error {
 	failed, all := 0, 0
 	err := eachWarning(ctx, dir, true, func(w admin.Warning) error {
 		all++
-		if err := tell(ctx, program, w); err != nil {
+		if err := tell(ctx, tellPatience, program, w); err != nil {
 			if ctx.Err() != nil {
 				return errors.New("told to end; who was not told yet is told by the next run")
 			}
@@ -132,12 +148,12 @@ func tellAll(ctx context.Context, out io.Writer, dir, program string) error {
 }
 
 // tell runs a program that tells an owner.
-func tell(ctx context.Context, program string, w admin.Warning) error {
+func tell(ctx context.Context, patience time.Duration, program string, w admin.Warning) error {
 	q, err := json.Marshal(w)
 	if err != nil {
 		return fmt.Errorf("encode warning: %w", err)
 	}
-	limited, cancel := context.WithTimeout(ctx, tellPatience)
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cmd := exec.CommandContext(limited, program)
 	cmd.Stdin = bytes.NewReader(append(q, '\n'))
@@ -147,7 +163,7 @@ func tell(ctx context.Context, program string, w admin.Warning) error {
 	cmd.WaitDelay = tellWait
 	err = cmd.Run()
 	if limited.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("%s did not end within %s", program, tellPatience)
+		return fmt.Errorf("%s did not end within %s", program, patience)
 	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", program, err)
