@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast"
 	"holdfast/service/admin"
 	"holdfast/service/billing"
 	"holdfast/service/config"
@@ -152,7 +153,8 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	go func() {
 		defer close(policiesDone)
 		if !readOnly {
-			policy.Loop(policies, j, d.id.LogKey(), nil, log)
+			stands := func(id holdfast.AccountID) (int64, bool, error) { return billing.Arrears(j.Acked(), id) }
+			policy.Loop(policies, j, d.id.LogKey(), stands, log)
 		}
 	}()
 	chargingDone := make(chan struct{})
