@@ -146,6 +146,16 @@ func TestMoney(t *testing.T) {
 	has(s.admin("account", "warnings", "--data", s.data, "--run", tell("")), account+": told: writing has stopped\n")
 	s.kill()
 	s.start()
+	// His vault's history says it as well, and that it is over.
+	proves := func(what string) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(c.ok("history").stdout, what); <-time.After(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the history does not say %q:\n%s", what, c.ok("history").stdout)
+			}
+		}
+	}
+	proves("the account has no credit: archives may lapse from 20")
 	if out := s.admin("account", "warnings", "--data", s.data); out != "" || s.standing(account).Money.Told == "" {
 		t.Errorf("to be told again: %s", out)
 	}
@@ -184,6 +194,9 @@ func TestMoney(t *testing.T) {
 	s.books("check", "--strict")
 	v = s.standing(account)
 	has(s.books(append([]string{"balance", "liabilities"}, exact...)...), "-"+v.Money.Balance)
+	s.kill()
+	s.start()
+	proves("paid again")
 	s.stop()
 	has(s.admin("check", "--data", s.data), "books      4, which add up to zero\n")
 }
