@@ -147,7 +147,16 @@ func TestUsageCodes(t *testing.T) {
 		"init --data " + dir + " --bucket relative --address a:1":                exitUsage,
 		"init --data " + dir + " --bucket file://" + dir + "/b --address a":      exitUsage,
 		"init --data " + dir + " --bucket file://" + dir + "/b --address a:port": exitUsage,
-		"serve --data " + dir: exitFailed,
+		"account pay anna 1 --data " + dir:                                       exitUsage,
+		"account pay anna 1,5 --id i --data " + dir:                              exitUsage,
+		"account pay anna -1 --id i --data " + dir:                               exitUsage,
+		"account refund anna 0 --id i --data " + dir:                             exitUsage,
+		"account warnings --run x --json --data " + dir:                          exitUsage,
+		"credit --incident i --hours 1 --data " + dir:                            exitUsage,
+		"credit --incident i --hours 0 --now --data " + dir:                      exitUsage,
+		"ledger x --data " + dir:                                                 exitUsage,
+		"account pay anna 1 --id i --data " + dir:                                exitFailed,
+		"serve --data " + dir:                                                    exitFailed,
 	} {
 		c := command()
 		c.SetArgs(strings.Fields(line))
