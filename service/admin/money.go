@@ -104,9 +104,6 @@ type Book struct {
 // maxTransfers bounds the transfers in one answer.
 const maxTransfers = 500
 
-// farAway is how many days are no end in sight.
-const farAway = 36_500
-
 // errCurrency refuses what is about money that has no name.
 var errCurrency = errors.New("no currency is set; say currency = \"EUR\" below [money] in config.toml, and start the service again")
 
@@ -133,8 +130,8 @@ func (s *Server) moneyOf(l billing.Line) *Money {
 		Currency: s.Money.Currency(), Charged: s.Charges, Balance: l.Balance.String(), Daily: l.Daily.String(),
 		Step: l.Standing.Step, Words: l.Standing.Step.String(), Since: utc(l.Standing.Since), Told: utc(l.Standing.Told),
 	}
-	if s.Charges && l.Left < farAway {
-		m.Left, m.End = &l.Left, l.End(time.Now()).UTC().Truncate(time.Second)
+	if s.Charges && l.Left < ledger.ManyDays {
+		m.Left, m.End = &l.Left, l.End
 	}
 	return &m
 }
@@ -214,7 +211,7 @@ func (s *Server) warnings(w http.ResponseWriter, r *http.Request) {
 		a.Warnings = append(a.Warnings, Warning{
 			ID:   fmt.Sprintf("%s-%d-%d", l.ID, l.Standing.Step, l.Standing.Since),
 			Name: l.Name, Account: l.ID.String(), Step: l.Standing.Step, Words: l.Standing.Step.String(), Since: utc(l.Standing.Since),
-			Left: l.Left, End: l.End(time.Now()).UTC().Truncate(time.Second), Balance: l.Balance.String(), Currency: s.Money.Currency(),
+			Left: l.Left, End: l.End, Balance: l.Balance.String(), Currency: s.Money.Currency(),
 		})
 	}
 	reply(w, a, err)
