@@ -36,7 +36,7 @@ type workshop struct {
 	disk      *view.Disk
 	j         *journal.Journal
 	customers []*lodger
-	ledger    reclaim.Ledger
+	spending  reclaim.Spending
 	written   *written
 
 	mu     sync.Mutex
@@ -192,7 +192,7 @@ func (w *workshop) run(abort int, k kind) (r reclaim.Report, hit bool) {
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		r, err = reclaim.Run(run, reclaim.Config{Journal: w.j, Ledger: &w.ledger})
+		r, err = reclaim.Run(run, reclaim.Config{Journal: w.j, Spending: &w.spending})
 		done <- err
 	}()
 	var err error

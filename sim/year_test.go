@@ -231,12 +231,12 @@ const (
 // year is a service of which time passes.
 type year struct {
 	*testing.T
-	h    *hollow
-	j    *journal.Journal
-	disk *view.Disk
-	rng  *rand.Rand
-	all  []*subscriber
-	led  reclaim.Ledger
+	h     *hollow
+	j     *journal.Journal
+	disk  *view.Disk
+	rng   *rand.Rand
+	all   []*subscriber
+	spent reclaim.Spending
 
 	scratch     []byte // of the block that is sent
 	point, rows int64  // see figures
@@ -529,7 +529,7 @@ func (y *year) reclaim() {
 	y.Helper()
 	y.h.as("reclaim")
 	for more := true; more; {
-		r, err := reclaim.Run(ctx, reclaim.Config{Journal: y.j, Ledger: &y.led})
+		r, err := reclaim.Run(ctx, reclaim.Config{Journal: y.j, Spending: &y.spent})
 		y.must(err)
 		more = r.More
 	}

@@ -83,7 +83,7 @@ func (d accountDoc) lasts() string {
 	switch {
 	case d.Blocks == 0 && c != nil && c.State != wire.CreditPaid:
 		return "the account is not paid, and nothing is stored before it is"
-	case c == nil, c.State == wire.CreditPaid && c.Days > manyDays:
+	case c == nil, c.State == wire.CreditPaid && c.Days >= manyDays:
 		return "no end is in sight"
 	}
 	return c.String()

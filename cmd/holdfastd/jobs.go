@@ -27,7 +27,7 @@ import (
 func (d *data) jobs(set config.Config, j *journal.Journal, srv *serve.Server, space *room.Watch, log *slog.Logger) (*jobs.Runner, reclaim.Config) {
 	freeing := reclaim.Config{
 		Journal: j, Log: log, Share: share(set.Reclaim.Share), Deletes: set.Reclaim.DeletesPerHour, Copy: uint64(set.Reclaim.CopyPerHour),
-		EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space, bucketDisk) }, Ledger: new(reclaim.Ledger),
+		EndIdle: srv.EndIdle, Free: func() (uint64, bool) { return freeBytes(space, bucketDisk) }, Spending: new(reclaim.Spending),
 	}
 	full := func() string {
 		if level, _, worst := space.State(); level >= room.Pause {

@@ -156,9 +156,9 @@ func (c Config) check() error {
 		c.Checkpoint.Every.between("checkpoint.every", time.Minute, 30*24*time.Hour),
 		between("checkpoint.segments", int64(c.Checkpoint.Segments), 1, 1_000_000),
 		c.Money.check(),
-		c.Money.Stored.given("money.stored"),
-		c.Money.In.given("money.in"),
-		c.Money.Out.given("money.out"),
+		c.Money.Stored.check("money.stored"),
+		c.Money.In.check("money.in"),
+		c.Money.Out.check("money.out"),
 		c.Money.Grace.between("money.grace", minGrace, maxGrace),
 		c.Money.Grace.given("money.grace"),
 	)
@@ -280,8 +280,8 @@ func (p *Price) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// given refuses a price below zero.
-func (p Price) given(key string) error {
+// check refuses a price below zero.
+func (p Price) check(key string) error {
 	if p.Amount < 0 {
 		return fmt.Errorf("%s: %s is below zero", key, p.Amount)
 	}

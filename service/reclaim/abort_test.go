@@ -54,7 +54,7 @@ func TestAbortAtEveryWrite(t *testing.T) {
 		w.close()
 		base, kept := w.store.Clone(), w.kept
 		again := func() {
-			w.store, w.ledger = base.Clone(), new(Ledger)
+			w.store, w.spending = base.Clone(), new(Spending)
 			w.bucket = w.store.Connect(3)
 			w.open()
 		}
@@ -72,7 +72,7 @@ func TestAbortAtEveryWrite(t *testing.T) {
 				again()
 				w.kept = kept
 				w.bucket.CrashAt(n, applied)
-				_, err := Run(context.Background(), Config{Journal: w.j, Ledger: w.ledger})
+				_, err := Run(context.Background(), Config{Journal: w.j, Spending: w.spending})
 				if crashed := w.bucket.Crashed(); crashed != (err != nil) {
 					t.Fatalf("write %d, applied %v: crashed %v, %v", n, applied, crashed, err)
 				} else if crashed {
@@ -115,7 +115,7 @@ func TestScenarioR2Aborts(t *testing.T) {
 		freed := 0
 		for i := range 142 {
 			w.bucket.CrashAt(1+i%writes, i/writes%2 == 1)
-			r, err := Run(context.Background(), Config{Journal: w.j, Ledger: w.ledger})
+			r, err := Run(context.Background(), Config{Journal: w.j, Spending: w.spending})
 			if err != nil && !errors.Is(err, sim.ErrCrashed) && !w.bucket.Crashed() {
 				t.Fatal(err)
 			}
@@ -151,7 +151,7 @@ func TestEveryCallFails(t *testing.T) {
 		for n := 0; ; n++ { // 0 fails none
 			reached := false
 			for _, f := range []sim.Fault{{Err: errors.New("no")}, {Err: errors.New("no"), Applied: true}} {
-				w.store, w.ledger = base.Clone(), new(Ledger)
+				w.store, w.spending = base.Clone(), new(Spending)
 				w.bucket = w.store.Connect(3)
 				w.open()
 				calls := 0
@@ -217,7 +217,7 @@ func TestNothingCanBeRead(t *testing.T) {
 			}
 			return sim.Fault{}
 		})
-		r, err := Run(context.Background(), Config{Journal: w.j, Ledger: w.ledger})
+		r, err := Run(context.Background(), Config{Journal: w.j, Spending: w.spending})
 		if err == nil || !strings.Contains(err.Error(), "nothing could be copied") || r.Condemned.Count == 0 || r.Retired.Count == 0 || r.Cleaned.Bytes != 0 || r.Unread == 0 {
 			t.Errorf("%+v, %v", r, err)
 		}

@@ -42,7 +42,7 @@ func Plan(ctx context.Context, cfg Config) (r Report, err error) {
 
 // remove is what remove will do, if each segment has landed once.
 func (p *plan) remove() error {
-	most, now := p.cfg.Ledger.mayDelete(p.cfg, time.Now()), p.cfg.Journal.Now()
+	most, now := p.cfg.Spending.mayDelete(p.cfg, time.Now()), p.cfg.Journal.Now()
 	for after := (segment.Position{}); ; {
 		page, err := p.cfg.Journal.Retired(after, maxSegments)
 		if err != nil || len(page) == 0 {
@@ -150,10 +150,10 @@ func (p *plan) retire(s view.Segment) {
 
 // move is what move will do.
 func (p *plan) move(segments []view.Segment, did *Amount, say bool) {
-	most, why := p.cfg.Ledger.mayCopy(p.cfg, time.Now())
+	most, why := p.cfg.Spending.mayCopy(p.cfg, time.Now())
 	n, all := 0, len(segments)
 	var bytes uint64
-	segments, tight := p.cfg.Ledger.fit(p.cfg, segments, time.Now())
+	segments, tight := p.cfg.Spending.fit(p.cfg, segments, time.Now())
 	for _, s := range segments {
 		if p.copied >= most {
 			break

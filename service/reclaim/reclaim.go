@@ -4,7 +4,7 @@
 //
 // Run is all of it, in order. Every step is a proposal to the journal, which decides; so a run may be cut off
 // anywhere, repeated, or work from a view that is out of date, and the next one goes on with what is there. Nothing
-// is kept on the local disk but the Ledger.
+// is kept on the local disk but the Spending.
 //
 // # When a segment is cleaned
 //
@@ -65,10 +65,10 @@ type Config struct {
 	// Share is the share of live bytes up to which a segment is cleaned, percent; 0 is DefaultShare, less than 0 none.
 	Share int
 	// Deletes and Copy bound what is done in an hour; 0 is DefaultDeletes and DefaultCopy. What was done in this hour is
-	// in the Ledger.
-	Deletes int
-	Copy    uint64
-	Ledger  *Ledger // nil begins a new one
+	// in the Spending.
+	Deletes  int
+	Copy     uint64
+	Spending *Spending // nil begins a new one
 	// EndIdle, if set, ends the sessions that nobody uses, and says how many: what they may have been told of is kept.
 	EndIdle func() int
 	// Free, if set, says how much room there is where the bucket is, bytes, if that is limited.
@@ -95,8 +95,8 @@ func (c Config) withDefaults() Config {
 	if c.Copy == 0 {
 		c.Copy = DefaultCopy
 	}
-	if c.Ledger == nil {
-		c.Ledger = new(Ledger)
+	if c.Spending == nil {
+		c.Spending = new(Spending)
 	}
 	if c.EndIdle == nil {
 		c.EndIdle = func() int { return 0 }
@@ -282,15 +282,15 @@ func move(ctx context.Context, cfg Config, r *Report, segments []view.Segment, d
 	if len(segments) == 0 {
 		return false, nil
 	}
-	most, why := cfg.Ledger.mayCopy(cfg, time.Now())
+	most, why := cfg.Spending.mayCopy(cfg, time.Now())
 	if most == 0 {
 		r.left("%d segments are not cleaned: %s", len(segments), why)
 		return true, nil
 	}
 	all := len(segments)
-	segments, tight := cfg.Ledger.fit(cfg, segments, time.Now())
+	segments, tight := cfg.Spending.fit(cfg, segments, time.Now())
 	c, err := cfg.Journal.Clean(ctx, segments, journal.CleanLimits{Bytes: most, Before: before, Enough: cfg.Enough})
-	cfg.Ledger.copied(c.Bytes, time.Now())
+	cfg.Spending.copied(c.Bytes, time.Now())
 	did.add(c.Segments, c.Bytes)
 	r.Made += c.Made
 	r.Unread += c.Failed
@@ -315,7 +315,7 @@ func move(ctx context.Context, cfg Config, r *Report, segments []view.Segment, d
 		r.left("%d segments are not cleaned: %s", left, tight)
 		return true, nil
 	}
-	if more, why := cfg.Ledger.mayCopy(cfg, time.Now()); more == 0 {
+	if more, why := cfg.Spending.mayCopy(cfg, time.Now()); more == 0 {
 		r.left("%d segments are not cleaned: %s", left, why)
 	} else {
 		r.More = true
@@ -377,13 +377,13 @@ func remove(ctx context.Context, cfg Config, r *Report) error {
 }
 
 func removeOnce(ctx context.Context, cfg Config, r *Report) (did journal.RemoveReport, err error) {
-	most := cfg.Ledger.mayDelete(cfg, time.Now())
+	most := cfg.Spending.mayDelete(cfg, time.Now())
 	if most == 0 {
 		r.spent(cfg)
 		return did, nil
 	}
 	did, err = cfg.Journal.Remove(ctx, most)
-	cfg.Ledger.deleted(did.Objects, time.Now())
+	cfg.Spending.deleted(did.Objects, time.Now())
 	r.Removed.add(did.Segments, uint64(did.Bytes))
 	cfg.Did(uint64(did.Objects))
 	if did.More {
@@ -399,16 +399,16 @@ func (r *Report) spent(cfg Config) {
 
 // late deletes what landed after its segment was removed, once a day: it takes a list of the whole log.
 func late(ctx context.Context, cfg Config, r *Report) error {
-	most := cfg.Ledger.mayDelete(cfg, time.Now())
-	if most == 0 || !cfg.Ledger.lookLate(time.Now()) {
+	most := cfg.Spending.mayDelete(cfg, time.Now())
+	if most == 0 || !cfg.Spending.lookLate(time.Now()) {
 		return nil
 	}
 	did, err := cfg.Journal.RemoveLate(ctx, most)
-	cfg.Ledger.deleted(did.Objects, time.Now())
+	cfg.Spending.deleted(did.Objects, time.Now())
 	r.Late.add(did.Objects, uint64(did.Bytes))
 	cfg.Did(uint64(did.Objects))
 	if err == nil && !did.More {
-		cfg.Ledger.lookedLate(time.Now())
+		cfg.Spending.lookedLate(time.Now())
 	}
 	return err
 }

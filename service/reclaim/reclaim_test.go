@@ -20,13 +20,13 @@ import (
 // world is a cell on a simulated bucket, with one customer.
 type world struct {
 	*testing.T
-	bucket *sim.Bucket
-	store  *sim.Store
-	j      *journal.Journal
-	c      *viewtest.Customer
-	kept   []archive // that must be readable
-	ledger *Ledger
-	n      int // archives made
+	bucket   *sim.Bucket
+	store    *sim.Store
+	j        *journal.Journal
+	c        *viewtest.Customer
+	kept     []archive // that must be readable
+	spending *Spending
+	n        int // archives made
 }
 
 // archive is an archive and its blocks.
@@ -52,7 +52,7 @@ func (w *world) open() {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1), ledger: new(Ledger)}
+	w := &world{T: t, bucket: sim.New(1), c: viewtest.New(1), spending: new(Spending)}
 	w.store = w.bucket.Store()
 	w.open()
 	w.must(w.append(func(tx *journal.Tx) error {
@@ -168,7 +168,7 @@ func (w *world) check() {
 // run runs, and looks first whether what is planned is what is done then.
 func (w *world) run(cfg Config) Report {
 	w.Helper()
-	cfg.Journal, cfg.Ledger = w.j, w.ledger
+	cfg.Journal, cfg.Spending = w.j, w.spending
 	before, writes := w.state(), w.bucket.Writes()
 	p, err := Plan(context.Background(), cfg)
 	w.must(err)
