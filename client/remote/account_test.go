@@ -72,12 +72,12 @@ func TestUsageIsSound(t *testing.T) {
 		u, m, credit := sound, *sound.Money, *sound.Money.Credit
 		m.Credit, u.Money = &credit, &m
 		change(&u)
-		f.Lie = func(r *http.Request, _, answer []byte) []byte {
-			answer, err := json.Marshal(u)
+		f.Lie = func(*http.Request, []byte, []byte) []byte {
+			b, err := json.Marshal(u)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return answer
+			return b
 		}
 		got, err := c.Usage(t.Context())
 		if good && (err != nil || got.Account != u.Account || (got.Money == nil) != (u.Money == nil)) {
