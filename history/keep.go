@@ -446,7 +446,16 @@ func (v *Vault) rulePurge(b Body, at int64) error {
 }
 
 func (v *Vault) purgeable(a Archive, at int64) bool {
-	return slices.Contains([]State{Deleted, Expired, Lapsed}, a.State) && at-a.Changed >= int64(v.Delay.In(at))*1e9
+	return slices.Contains([]State{Deleted, Expired, Lapsed}, a.State) && at-v.Since(a) >= int64(v.Delay.In(at))*1e9
+}
+
+// Since returns when the time began in which an archive that is not live can be brought back, ns. Of what lapsed it begins anew
+// when the account is paid: who pays on the last day has all of it to bring everything back.
+func (v *Vault) Since(a Archive) int64 {
+	if a.State == Lapsed {
+		return max(a.Changed, v.Paid)
+	}
+	return a.Changed
 }
 
 // Expirable returns what the service may expire at that time (ns): at most MaxIDs, the oldest first, in the

@@ -598,9 +598,16 @@ func TestArchivesLapse(t *testing.T) {
 		}
 	}
 
-	// What nobody brings back goes when the delay is over, as what was deleted does.
+	// What nobody brings back goes when the delay is over, as what was deleted does. It begins anew when somebody pays.
 	purge := names(a[3], a[4])
-	s.time = lapsed + DefaultDelay*1e9 - 1
+	paid := s.v.Paid
+	if paid <= lapsed {
+		t.Fatalf("paid at %d, lapsed at %d", paid, lapsed)
+	}
+	if x, _ := s.v.Find(a[3]); s.v.Since(x) != paid {
+		t.Errorf("the delay began at %d", s.v.Since(x))
+	}
+	s.time = paid + DefaultDelay*1e9 - 1
 	s.refuse(t, "purge too early", s.next(t, TypePurge, purge), ErrTooEarly)
 	if got := s.v.Purgeable(s.time); got != nil {
 		t.Errorf("purgeable too early: %v", got)

@@ -405,9 +405,9 @@ func TestScenarioS13OutOfMoney(t *testing.T) {
 					t.Errorf("brought back before anything was paid: %v", err)
 				}
 				if pays {
-					p.until(156)
+					time.Sleep(time.Until(time.Unix(0, p.first.open().History.Archives[0].Changed).Add(7*day - time.Minute))) // in the last minute
 					p.pay("customer", "d", 500)
-					p.until(157)
+					p.until(163) // and does nothing more for days
 					var ids []holdfast.RecordID
 					for _, a := range p.first.open().History.Archives {
 						ids = append(ids, a.ID)

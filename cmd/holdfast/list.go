@@ -174,9 +174,9 @@ func until(h *history.Vault, a history.Archive) *time.Time {
 	if seconds == 0 {
 		seconds = history.DefaultDelay
 	}
-	at := a.Changed + int64(seconds)*1e9
+	at := h.Since(a) + int64(seconds)*1e9
 	if h.Delay.Next != 0 { // a shorter one, from a known time on
-		at = min(at, max(h.Delay.At, a.Changed+int64(h.Delay.Next)*1e9))
+		at = min(at, max(h.Delay.At, h.Since(a)+int64(h.Delay.Next)*1e9))
 	}
 	t := time.Unix(0, at).UTC()
 	return &t
