@@ -347,15 +347,15 @@ func (v *Vault) ruleDelete(b Body) error {
 	return nil
 }
 
-// ruleUndelete lets what lapsed come back only when the account is paid: else it would lapse again at once, and
-// its time of being brought back would never end.
-func (v *Vault) ruleUndelete(b Body) error {
+// ruleUndelete lets what lapsed come back only while nothing may lapse: else it would lapse again at once, and its time of being
+// brought back would never end.
+func (v *Vault) ruleUndelete(b Body, at int64) error {
 	named, err := v.named(b, Deleted, Expired, Lapsed)
 	if err != nil {
 		return err
 	}
 	for _, a := range named {
-		if a.State == Lapsed && v.Arrears != 0 {
+		if a.State == Lapsed && v.Arrears != 0 && at >= v.Arrears {
 			return fmt.Errorf("%w: archive %.8s lapsed", ErrUnpaid, a.ID)
 		}
 	}
@@ -450,10 +450,11 @@ func (v *Vault) purgeable(a Archive, at int64) bool {
 }
 
 // Since returns when the time began in which an archive that is not live can be brought back, ns. Of what lapsed it begins anew
-// when the account is paid: who pays on the last day has all of it to bring everything back.
+// with an arrears record, when the account is paid or its grace begins anew: who pays on the last day has all of it to bring
+// everything back.
 func (v *Vault) Since(a Archive) int64 {
 	if a.State == Lapsed {
-		return max(a.Changed, v.Paid)
+		return max(a.Changed, v.Told)
 	}
 	return a.Changed
 }

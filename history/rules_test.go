@@ -600,7 +600,7 @@ func TestArchivesLapse(t *testing.T) {
 
 	// What nobody brings back goes when the delay is over, as what was deleted does. It begins anew when somebody pays.
 	purge := names(a[3], a[4])
-	paid := s.v.Paid
+	paid := s.v.Told
 	if paid <= lapsed {
 		t.Fatalf("paid at %d, lapsed at %d", paid, lapsed)
 	}

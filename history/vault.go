@@ -111,7 +111,7 @@ type Vault struct {
 	Policies map[holdfast.SeriesID]Policy // of zeros: for every series without one of its own
 	Delay    Undelete
 	Arrears  int64 // ns; from then on archives may lapse, as the account has no credit; 0 while it is paid
-	Paid     int64 // ns; stamp of the newest record that ended Arrears; 0 for none
+	Told     int64 // ns; stamp of the newest arrears record; 0 for none
 	Frozen   bool
 
 	heads map[uint64]holdfast.Head // by number, for what records say they have seen
@@ -251,7 +251,7 @@ func (v *Vault) rule(b Body, at int64) error {
 	case TypeDelete:
 		return v.ruleDelete(b)
 	case TypeUndelete:
-		return v.ruleUndelete(b)
+		return v.ruleUndelete(b, at)
 	case TypePolicy:
 		_, err := ParsePolicy(b.Fields)
 		return err
@@ -454,9 +454,7 @@ func (v *Vault) apply(id holdfast.VaultID, b Body, e Entry) {
 		v.Series[c.Series] = s
 	case TypeArrears:
 		a, _ := ParseArrears(b.Fields)
-		if v.Arrears = a.Until; a.Until == 0 {
-			v.Paid = e.Time
-		}
+		v.Arrears, v.Told = a.Until, e.Time
 	case TypeDelete, TypeUndelete, TypeExpire, TypePurge, TypeLapse:
 		ids, _ := ParseIDs(b.Type, b.Fields)
 		v.change(b.Type, ids, e.Time, b.Signer != SignerOf(v.Genesis.OwnerKey[:]))

@@ -64,7 +64,7 @@ func (y *yard) at(when time.Time, skew time.Duration, fn func(w *world, said *by
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			policy.Loop(ctx, w.j, w.id.LogKey(), nil, w.log)
+			policy.Loop(ctx, w.j, w.id.LogKey(), nil, nil, w.log)
 		}()
 		fn(w, &said)
 		cancel()

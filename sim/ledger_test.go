@@ -122,8 +122,7 @@ func live(t *testing.T, ill func(context.Context) error, naive bool) (d ledgerDa
 		loops := make(chan struct{}, 2)
 		go func() { w.money.Loop(ctx); loops <- struct{}{} }()
 		go func() {
-			stands := func(a holdfast.AccountID) (int64, bool, error) { return billing.Arrears(w.j.Acked(), a) }
-			policy.Loop(ctx, w.j, w.id.LogKey(), stands, slog.New(slog.DiscardHandler))
+			policy.Loop(ctx, w.j, w.id.LogKey(), billing.Arrears, w.money.Moved(), slog.New(slog.DiscardHandler))
 			loops <- struct{}{}
 		}()
 		do := func(what string, fn func() error) {
@@ -298,8 +297,7 @@ func (p *purse) until(days int) {
 		if _, err := p.money.Run(p.Context()); err != nil {
 			p.Fatal(err)
 		}
-		stands := func(a holdfast.AccountID) (int64, bool, error) { return billing.Arrears(p.j.Acked(), a) }
-		if _, err := policy.Run(p.Context(), p.j, p.id.LogKey(), stands); err != nil {
+		if _, err := policy.Run(p.Context(), p.j, p.id.LogKey(), billing.Arrears); err != nil {
 			p.Fatal(err)
 		}
 		all, err := p.money.Warnings("", 100)

@@ -250,11 +250,11 @@ func (r *run) once(ctx context.Context) (res Result, err error) {
 		if e := vault.Machines[binding.Signer].Enrol; !e.MayCommit(series) {
 			return r.res, fmt.Errorf("%w: %q is none of the %d that the owner named when it was enrolled", ErrSeries, cfg.Series, len(e.Series))
 		} else if (e.DayBytes > 0 || e.DayBlocks > 0) && !cfg.DryRun {
-			u, err := cfg.Client.Usage(ctx)
+			c, err := cfg.Client.Today(ctx)
 			if err != nil {
 				return r.res, err
 			}
-			r.today = newAllowance(u.Today)
+			r.today = newAllowance(c)
 		}
 		for _, a := range vault.Archives {
 			if a.Commit.Series == series && a.Signer == binding.Signer {

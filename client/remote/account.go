@@ -24,19 +24,32 @@ const (
 // Usage asks what the account stores, has stored and pays, and what this machine may store today. Of texts in the answer only
 // the account and those of Money are checked: what they are made of, not whether they are true, which nobody can tell from here.
 func (c *Client) Usage(ctx context.Context) (wire.Usage, error) {
-	var u wire.Usage
-	b, err := c.call(ctx, http.MethodGet, wire.PathUsage, nil, wire.MaxJSON)
+	u, err := c.usage(ctx)
 	if err != nil {
-		return u, fmt.Errorf("ask what the account uses: %w", err)
-	}
-	if err := json.Unmarshal(b, &u); err != nil {
-		return wire.Usage{}, fmt.Errorf("ask what the account uses: %w: %w", ErrProtocol, err)
+		return wire.Usage{}, err
 	}
 	if id, err := hex.DecodeString(u.Account); err != nil || len(id) != len(holdfast.AccountID{}) {
 		return wire.Usage{}, fmt.Errorf("ask what the account uses: %w: an account that is none", ErrProtocol)
 	}
 	if m := u.Money; m != nil && !sound(m) {
 		return wire.Usage{}, fmt.Errorf("ask what the account uses: %w: money that is none", ErrProtocol)
+	}
+	return u, nil
+}
+
+// Today asks what this machine may store today and what it did; nil if it has no daily cap. Nothing else in the answer matters.
+func (c *Client) Today(ctx context.Context) (*wire.Cap, error) {
+	u, err := c.usage(ctx)
+	return u.Today, err
+}
+
+func (c *Client) usage(ctx context.Context) (u wire.Usage, err error) {
+	b, err := c.call(ctx, http.MethodGet, wire.PathUsage, nil, wire.MaxJSON)
+	if err != nil {
+		return u, fmt.Errorf("ask what the account uses: %w", err)
+	}
+	if err := json.Unmarshal(b, &u); err != nil {
+		return wire.Usage{}, fmt.Errorf("ask what the account uses: %w: %w", ErrProtocol, err)
 	}
 	return u, nil
 }

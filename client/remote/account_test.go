@@ -86,6 +86,9 @@ func TestUsageIsSound(t *testing.T) {
 		if !good && (!errors.Is(err, remote.ErrProtocol) || got != (wire.Usage{})) {
 			t.Errorf("%s: %+v, %v", what, got, err)
 		}
+		if today, err := c.Today(t.Context()); err != nil || (today == nil) != (u.Today == nil) {
+			t.Errorf("%s keeps a machine from learning its cap: %v", what, err)
+		}
 	}
 	ask("as it is", func(u *wire.Usage) {}, true)
 	ask("no money", func(u *wire.Usage) { u.Money = nil }, true)

@@ -65,7 +65,7 @@ func TestUnpaidVault(t *testing.T) {
 		told("the summary", s.out, "lapse by service  1 archive of record")
 
 		w.svc.Rule(history.TypeArrears, history.Arrears{}.Encode())
-		gone = time.Unix(0, w.svc.Vault.Paid).Add(7 * 24 * time.Hour).UTC().Format(time.RFC3339) // from then on
+		gone = time.Unix(0, w.svc.Vault.Told).Add(7 * 24 * time.Hour).UTC().Format(time.RFC3339) // from then on
 		s = w.ok("list")
 		if told("list", s.warn, "can be brought back until "+gone+": bring"); strings.Contains(s.warn, "CREDIT") || strings.Contains(s.out, "paying") {
 			t.Errorf("list after paying: %s\n%s", s.warn, s.out)

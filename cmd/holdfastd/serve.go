@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"holdfast"
 	"holdfast/service/admin"
 	"holdfast/service/billing"
 	"holdfast/service/config"
@@ -153,8 +152,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	go func() {
 		defer close(policiesDone)
 		if !readOnly {
-			stands := func(id holdfast.AccountID) (int64, bool, error) { return billing.Arrears(j.Acked(), id) }
-			policy.Loop(policies, j, d.id.LogKey(), stands, log)
+			policy.Loop(policies, j, d.id.LogKey(), billing.Arrears, money.Moved(), log)
 		}
 	}()
 	chargingDone := make(chan struct{})

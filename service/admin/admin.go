@@ -270,7 +270,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /accounts", s.stores(s.token(account.Add)))
+	mux.HandleFunc("POST /accounts", s.stores(s.token(s.add)))
 	mux.HandleFunc("GET /accounts", func(w http.ResponseWriter, r *http.Request) {
 		a, err := s.accounts(r.URL.Query().Get("after"))
 		reply(w, a, err)
@@ -359,6 +359,15 @@ func (s *Server) token(made func(context.Context, *journal.Journal, string) ([32
 		}
 		reply(w, tokenAnswer{s.Identity.Token(secret).String()}, noAccount(err, q.Name))
 	}
+}
+
+// add makes an account, and has it charged from now on.
+func (s *Server) add(ctx context.Context, j *journal.Journal, name string) ([32]byte, error) {
+	secret, err := account.Add(ctx, j, name)
+	if err == nil {
+		s.Money.Wake()
+	}
+	return secret, err
 }
 
 type thawRequest struct {

@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"holdfast"
@@ -60,6 +62,7 @@ type Biller struct {
 	cfg   Config
 	board Board
 	wake  chan struct{}
+	moved chan struct{}
 }
 
 // New returns a Biller.
@@ -67,7 +70,7 @@ func New(cfg Config) *Biller {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Biller{cfg: cfg, wake: make(chan struct{}, 1)}
+	return &Biller{cfg: cfg, wake: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 }
 
 // Board returns what requests ask.
@@ -105,9 +108,14 @@ func (b *Biller) Loop(ctx context.Context) {
 }
 
 // Wake has Loop run soon.
-func (b *Biller) Wake() {
+func (b *Biller) Wake() { b.signal(b.wake) }
+
+// Moved is sent to when accounts stand elsewhere than before, for who makes the histories of their vaults say so.
+func (b *Biller) Moved() <-chan struct{} { return b.moved }
+
+func (b *Biller) signal(to chan struct{}) {
 	select {
-	case b.wake <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }
@@ -122,82 +130,114 @@ func (b *Biller) Run(ctx context.Context) (done Done, err error) {
 	if frozen != nil && !errors.Is(frozen, view.ErrFrozen) {
 		return done, frozen
 	}
-	if b.cfg.Settle != nil && !b.free() {
+	if b.cfg.Settle != nil {
 		b.cfg.Settle(ctx)
 	}
-	var errs []error
-	failed := 0
+	errs := failures{of: map[string]error{}}
+	var last *journal.Ticket
+	err = b.pages(ctx, func(all []view.Account) error {
+		t, err := b.accounts(ctx, all, &done, &errs)
+		if t != nil {
+			last = t
+		}
+		return err
+	})
+	if err == nil && last != nil {
+		b.cfg.Ledger.Flush()
+		err = last.Wait(ctx)
+	}
+	if err != nil {
+		return done, err
+	}
 	lines := map[holdfast.AccountID]Line{}
-	for after := ""; ctx.Err() == nil; {
-		all, err := b.cfg.Ledger.Accounts(after, page)
-		if err != nil {
-			return done, err
-		}
-		if len(all) == 0 {
-			break
-		}
-		after = all[len(all)-1].Name
-		if frozen == nil {
-			for id, err := range b.accounts(ctx, all, &done) {
-				if failed++; failed <= maxErrors {
-					errs = append(errs, fmt.Errorf("account %q: %w", id, err))
-				}
-			}
-		}
+	err = b.pages(ctx, func(all []view.Account) error {
 		for _, a := range all {
-			l, err := b.line(b.cfg.Ledger.Acked(), a, time.Now().UnixMilli())
-			if err != nil {
-				return done, fmt.Errorf("account %q: %w", a.Name, err)
-			}
-			if l.Standing.Step != ledger.Paid {
+			switch l, err := b.line(b.cfg.Ledger.Acked(), a, time.Now().UnixMilli()); {
+			case err != nil:
+				errs.add(a.Name, err)
+			case l.Standing.Step != ledger.Paid && !b.free():
 				lines[a.ID] = l
 			}
 		}
-	}
-	if ctx.Err() != nil {
-		return done, ctx.Err()
+		return nil
+	})
+	if err != nil {
+		return done, err
 	}
 	b.board.set(lines)
-	if failed > maxErrors {
-		errs = append(errs, fmt.Errorf("accounts that failed beside these: %d", failed-maxErrors))
+	if done.Steps > 0 {
+		b.signal(b.moved)
 	}
-	return done, errors.Join(append(errs, frozen)...)
+	return done, errors.Join(errs.err(), frozen)
 }
 
-// accounts charges a page of accounts and moves them, and returns when that is durable. It returns the errors by name.
-func (b *Biller) accounts(ctx context.Context, all []view.Account, done *Done) map[string]error {
-	errs := map[string]error{}
+// pages calls fn with all accounts, some at a time.
+func (b *Biller) pages(ctx context.Context, fn func([]view.Account) error) error {
+	for after := ""; ; {
+		all, err := b.cfg.Ledger.Accounts(after, page)
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		after = all[len(all)-1].Name
+		if err := fn(all); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// failures are the accounts of which something failed, the first of them with why.
+type failures struct {
+	of   map[string]error
+	more int
+}
+
+func (f *failures) add(name string, err error) {
+	if f.of[name] == nil && len(f.of) == maxErrors {
+		f.more++
+		return
+	}
+	f.of[name] = err
+}
+
+func (f *failures) err() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(f.of)) {
+		errs = append(errs, fmt.Errorf("account %q: %w", name, f.of[name]))
+	}
+	if f.more > 0 {
+		errs = append(errs, fmt.Errorf("accounts that failed beside these: %d", f.more))
+	}
+	return errors.Join(errs...)
+}
+
+// accounts charges a page of accounts and moves them. It does not wait for that to be durable, which the ticket tells; nil for
+// nothing to do.
+func (b *Biller) accounts(ctx context.Context, all []view.Account, done *Done, errs *failures) (*journal.Ticket, error) {
 	// A look from outside: most accounts need nothing, and the sequencer is not for looking.
 	var due []view.Account
 	for _, a := range all {
 		records, err := b.due(b.cfg.Ledger.Acked(), a.ID, time.Now().UnixMilli())
 		if err != nil {
-			errs[a.Name] = err
+			errs.add(a.Name, err)
 		} else if records > 0 {
 			due = append(due, a)
 		}
 	}
 	if len(due) == 0 {
-		return errs
+		return nil, nil
 	}
-	var did Done
-	err := b.durably(ctx, func(tx *journal.Tx) error {
-		did = Done{}
+	return b.cfg.Ledger.Append(ctx, func(tx *journal.Tx) error {
 		for _, a := range due {
-			if err := b.account(tx, a.ID, &did); err != nil {
-				errs[a.Name] = err
+			// While deleting is frozen nothing is charged and nobody goes down, which Run says once for all.
+			if err := b.account(tx, a.ID, done); err != nil && !errors.Is(err, view.ErrFrozen) {
+				errs.add(a.Name, err)
 			}
 		}
 		return nil
 	})
-	for _, a := range due {
-		if err != nil {
-			errs[a.Name] = err
-		}
-	}
-	done.Charged += did.Charged
-	done.Steps += did.Steps
-	return errs
 }
 
 // prices are what an account is charged from now on. Nobody pays for what is being deleted.
@@ -284,8 +324,8 @@ func (b *Biller) facts(r view.Reader, id holdfast.AccountID, now int64) (m view.
 	if f.Balance, err = r.Balance(ledger.Of(id)); err != nil {
 		return m, f, err
 	}
-	f.Daily, err = b.cfg.Prices.Daily(u.Billed)
-	return m, f, err
+	f.Daily = b.cfg.Prices.Daily(u.Billed)
+	return m, f, nil
 }
 
 // durably appends what fn adds, and returns once it is acknowledged.
@@ -298,9 +338,9 @@ func (b *Biller) durably(ctx context.Context, fn func(*journal.Tx) error) error 
 	return t.Wait(ctx)
 }
 
-// Arrears says of an account from when on its archives may be deleted, ns since 1970 or 0 for never, and whether they are to
-// be: what package policy makes of it in the histories of its vaults.
-func Arrears(r view.Reader, id holdfast.AccountID) (from int64, lapse bool, err error) {
+// Arrears says of an account since when its writing has stopped and from when on its archives may be deleted, ns since 1970 or 0
+// for never, and whether they are to be: what package policy makes of it in the histories of its vaults.
+func Arrears(r view.Reader, id holdfast.AccountID) (stop, from int64, lapse bool, err error) {
 	m, err := r.Money(id)
-	return m.Standing.Until * int64(time.Millisecond), m.Standing.Step == ledger.Lapsed, err
+	return m.Standing.Stop * 1e6, m.Standing.Until * 1e6, m.Standing.Step == ledger.Lapsed, err
 }

@@ -472,6 +472,29 @@ func TestFrozen(t *testing.T) {
 		if _, ok := w.b.Board().Of(b.ID); !ok {
 			t.Error("who has not paid may write")
 		}
+		select {
+		case <-w.b.Moved():
+		default:
+			t.Error("nobody learns that an account was paid")
+		}
+
+		// Nor does a freeze keep credits, or the end of all prices, from whom they are for.
+		if _, err := w.b.Credit(w.Context(), "x", 8000, false); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := w.b.Run(w.Context()); !errors.Is(err, view.ErrFrozen) || done != (billing.Done{Steps: 1}) {
+			t.Errorf("%+v, %v", done, err)
+		}
+		if l, ok := w.b.Board().Of(b.ID); ok {
+			t.Errorf("who was given enough may not write: %+v", l)
+		}
+		w.b.Pay(w.Context(), w.name(b), "back", -w.line(b).Daily*7990, "")
+		w.prices = ledger.Prices{}
+		w.biller(w.j)
+		w.b.Run(w.Context())
+		if l, ok := w.b.Board().Of(b.ID); ok {
+			t.Errorf("who need not pay may not write: %+v", l)
+		}
 	})
 }
 
@@ -490,12 +513,17 @@ func TestOneThatCannotBeCharged(t *testing.T) {
 			return tx.Record(segment.Charge{Account: bad.ID, Prices: ledger.Prices{Stored: ledger.Max}})
 		}))
 		time.Sleep(240 * day)
+		w.prices.Stored = ledger.Max / 10
+		w.biller(w.j)
 		_, err := w.b.Run(w.Context())
 		if !errors.Is(err, ledger.ErrTooMuch) || !strings.Contains(err.Error(), fmt.Sprintf("%q", w.name(bad))) || strings.Contains(err.Error(), fmt.Sprintf("%q", w.name(w.all[4]))) {
 			t.Fatal(err)
 		}
 		if n := len(w.transfers()); n != 1+9 { // of the bad one what it used before
 			t.Errorf("%d of 9 others were charged", n-1)
+		}
+		if all, err := w.b.Warnings("", 100); err != nil || len(all) != 10 {
+			t.Errorf("%d warnings, %v", len(all), err)
 		}
 	})
 }
@@ -636,7 +664,7 @@ func TestAllTheWay(t *testing.T) {
 		}; !slices.Equal(told, want) {
 			t.Errorf("told\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
 		}
-		from, lapse, err := billing.Arrears(w.j.Acked(), c.ID)
+		_, from, lapse, err := billing.Arrears(w.j.Acked(), c.ID)
 		if days := int(time.UnixMilli(from/1e6).Sub(began) / day); err != nil || !lapse || days != 150 {
 			t.Errorf("day %d, %v, %v", days, lapse, err)
 		}
@@ -649,7 +677,7 @@ func TestAllTheWay(t *testing.T) {
 		if l := w.line(c); l.Standing.Step != ledger.Paid {
 			t.Fatalf("%+v", l)
 		}
-		if from, lapse, err := billing.Arrears(w.j.Acked(), c.ID); err != nil || from != 0 || lapse {
+		if _, from, lapse, err := billing.Arrears(w.j.Acked(), c.ID); err != nil || from != 0 || lapse {
 			t.Errorf("%d, %v, %v", from, lapse, err)
 		}
 		hours(48)

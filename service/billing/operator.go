@@ -1,6 +1,7 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,6 +102,7 @@ func (b *Biller) Pay(ctx context.Context, name, id string, amount ledger.Amount,
 	if err == nil {
 		b.board.put(l)
 		b.Wake() // a run that is under way may have looked before
+		b.signal(b.moved)
 	}
 	return l, known, err
 }
@@ -159,8 +161,8 @@ func (b *Biller) Credit(ctx context.Context, incident string, hours int, dry boo
 					if err != nil {
 						return err
 					}
-					daily, err := b.cfg.Prices.Daily(u.Billed)
-					if err != nil || daily > ledger.Max/ledger.Amount(hours) {
+					daily := b.cfg.Prices.Daily(u.Billed)
+					if daily > ledger.Max/ledger.Amount(hours) {
 						return fmt.Errorf("account %q: %w", a.Name, ledger.ErrTooMuch)
 					}
 					if t.Amount = daily * ledger.Amount(hours); t.Amount == 0 {
@@ -193,23 +195,23 @@ func (b *Biller) Credit(ctx context.Context, incident string, hours int, dry boo
 // after, in the order of their names. Of those that store nothing, none is told anything.
 func (b *Biller) Warnings(after string, max int) (all []Line, err error) {
 	r, now := b.cfg.Ledger.Acked(), time.Now().UnixMilli()
+	bad := failures{of: map[string]error{}}
 	for len(all) < max {
 		accounts, err := b.cfg.Ledger.Accounts(after, page)
 		if err != nil || len(accounts) == 0 {
-			return all, err
+			return all, cmp.Or(err, bad.err())
 		}
 		for _, a := range accounts {
 			after = a.Name
 			l, err := b.line(r, a, now)
 			if err != nil {
-				return all, fmt.Errorf("account %q: %w", a.Name, err)
-			}
-			if l.Standing.Step != ledger.Paid && l.Standing.Told == 0 && l.Stores && len(all) < max {
+				bad.add(a.Name, err)
+			} else if l.Standing.Step != ledger.Paid && l.Standing.Told == 0 && l.Stores && len(all) < max {
 				all = append(all, l)
 			}
 		}
 	}
-	return all, nil
+	return all, bad.err()
 }
 
 // Told notes that the owner of the account of a name was told of a step. If he was told before, nothing changes; if the account

@@ -201,13 +201,14 @@ func (p Prices) Cost(u Use) (Amount, error) {
 	return Amount(sum.Int64()), nil
 }
 
-// Daily returns what keeping so many bytes for a day costs, rounded up, so that nobody is told of more days than there are.
-func (p Prices) Daily(billed uint64) (Amount, error) {
+// Daily returns what keeping so many bytes for a day costs, rounded up, so that nobody is told of more days than there are; what
+// is more than can be counted is Max.
+func (p Prices) Daily(billed uint64) Amount {
 	n := new(big.Int).SetUint64(billed)
 	n.Mul(n, big.NewInt(int64(p.Stored))).Mul(n, big.NewInt(Day))
 	n.Add(n, big.NewInt(Month*per-1)).Quo(n, big.NewInt(Month*per))
 	if !n.IsInt64() {
-		return 0, ErrTooMuch
+		return Max
 	}
-	return Amount(n.Int64()), nil
+	return Amount(n.Int64())
 }

@@ -69,6 +69,7 @@ type Standing struct {
 	Since int64 // ms
 	Told  int64 // ms; when its owner was told of the step; 0 for not yet
 	Until int64 // ms; from Stopped on: nothing is deleted before
+	Stop  int64 // ms; from Stopped on: when writing stopped
 }
 
 // Facts are what decides where an account goes next.
@@ -82,13 +83,13 @@ type Facts struct {
 }
 
 // End returns when writing stops, or, from Stopped on, when the archives are deleted, if nothing changes, ms: ManyDays from now
-// where no end is in sight. It may be past while nobody is moved.
+// where no end is in sight, and now where it is past because nobody was moved yet.
 func (s Standing) End(f Facts) int64 {
 	l := lasts(f.Balance, f.Daily)
 	if s.Step < Stopped && l < ManyDays*Day {
-		return f.Now + l - f.Grace
+		return max(f.Now, f.Now+l-f.Grace)
 	}
-	return max(s.Until, f.Now+l)
+	return max(f.Now, s.Until, f.Now+l)
 }
 
 // Left returns how many days there are until End, one that has begun counted whole.
@@ -144,7 +145,7 @@ func (s Standing) Next(f Facts) Standing {
 	case target < s.Step && target < Stopped && (f.Credited >= s.Since && f.Credited > 0 || writes > enough):
 		return Standing{Step: target, Since: f.Now}
 	case s.Step < Stopped && target == Stopped:
-		return Standing{Step: Stopped, Since: f.Now, Until: f.Now + f.Grace}
+		return Standing{Step: Stopped, Since: f.Now, Until: f.Now + f.Grace, Stop: f.Now}
 	case s.Step < Stopped && target > s.Step:
 		return Standing{Step: target, Since: f.Now}
 	case s.Step < Stopped || s.Step == Lapsed || s.Told == 0 || !f.Stores:
@@ -154,11 +155,27 @@ func (s Standing) Next(f Facts) Standing {
 	if s.Left(f) > days[next] {
 		return s
 	}
-	to := Standing{Step: next, Since: f.Now, Until: max(s.Until, f.Now+days[next]*Day)}
+	to := Standing{Step: next, Since: f.Now, Until: max(s.Until, f.Now+days[next]*Day), Stop: s.Stop}
 	if next == Lapsed && f.Now-s.Told < heard {
 		return s
 	}
 	return to
+}
+
+// stop returns when writing stopped for who goes from s to a step at the time now (ms); 0 if it goes on.
+func (s Standing) stop(to Step, now int64) int64 {
+	switch {
+	case to < Stopped:
+		return 0
+	case s.Step < Stopped:
+		return now
+	}
+	return s.Stop
+}
+
+// To returns what s becomes by a record of that step and end at the time now (ms).
+func (s Standing) To(step Step, until, now int64) Standing {
+	return Standing{Step: step, Since: now, Until: until, Stop: s.stop(step, now)}
 }
 
 // Check refuses a change from s to to at the time now (ms) that Next would never make, whatever the facts.
@@ -168,8 +185,8 @@ func (s Standing) Check(to Standing, now int64) error {
 		return fmt.Errorf("there is no %s", to.Step)
 	case to.Step == s.Step:
 		return fmt.Errorf("the account stands there already: %s", s.Step)
-	case to.Step < Stopped && to.Until != 0, to.Since != now, to.Told != 0:
-		return fmt.Errorf("a standing of %d, told %d, until %d", to.Since, to.Told, to.Until)
+	case to.Step < Stopped && to.Until != 0, to.Since != now, to.Told != 0, to.Stop != s.stop(to.Step, now):
+		return fmt.Errorf("a standing of %d, told %d, until %d, stopped %d", to.Since, to.Told, to.Until, to.Stop)
 	case to.Step < Stopped:
 		return nil
 	case to.Step == Stopped:

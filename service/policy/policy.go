@@ -29,14 +29,15 @@ const Every = time.Hour
 // Done says what one run did, archives but for Arrears: vaults of which it said that they are unpaid, or paid again.
 type Done struct{ Expired, Purged, Lapsed, Arrears int }
 
-// Standing says how an account stands: from when on the archives of its vaults may lapse (ns since 1970; 0 if it is
-// paid), and whether they are to lapse now if the history allows it. Of an account of which it returns an error, the
-// vaults stay as they are. A nil Standing means that nobody pays here, and that no record tells of money.
-type Standing func(holdfast.AccountID) (arrears int64, lapse bool, err error)
+// Standing says how an account stands, by the view of r: since when its writing has stopped, from when on the archives of its vaults
+// may lapse (both ns since 1970, 0 if it is paid), and whether they are to lapse now if the history allows it. Of an account of
+// which it returns an error, the vaults stay as they are. A nil Standing means that nobody pays here, and that no record
+// tells of money.
+type Standing func(r view.Reader, id holdfast.AccountID) (stop, until int64, lapse bool, err error)
 
-// Loop runs at once and every hour until ctx ends or the journal stops. What fails is tried again in the
-// next run.
-func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, stands Standing, log *slog.Logger) {
+// Loop runs at once, every hour, and when something comes from wake, which may be nil, until ctx ends or the journal stops. What
+// fails is tried again in the next run.
+func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, stands Standing, wake <-chan struct{}, log *slog.Logger) {
 	tick := time.NewTicker(Every)
 	defer tick.Stop()
 	for {
@@ -53,6 +54,7 @@ func Loop(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, st
 		case <-j.Stopped():
 			return
 		case <-tick.C:
+		case <-wake:
 		}
 	}
 }
@@ -126,36 +128,31 @@ type run struct {
 	done   *Done
 }
 
-// vault says in one vault how its account stands, then purges, expires and lapses.
+// vault says in one vault how its account stands, then purges, expires and lapses. Where the first fails nothing else is done: who
+// paid must have his time to bring back what lapsed before any of it is purged.
 func (r *run) vault(id holdfast.VaultID) error {
-	lapse, err := r.arrears(id)
-	if !r.frozen {
-		err = errors.Join(err, r.archives(id, lapse))
+	if err := r.arrears(id); err != nil || r.frozen {
+		return err
 	}
-	return err
+	return r.archives(id)
 }
 
-// arrears makes the vault's history say how its account stands, and reports whether archives are to lapse.
-func (r *run) arrears(id holdfast.VaultID) (lapse bool, err error) {
+// arrears makes the vault's history say how its account stands.
+func (r *run) arrears(id holdfast.VaultID) error {
 	if r.stands == nil {
-		return false, nil
+		return nil
 	}
-	v, ok, err := r.j.Acked().Vault(id)
-	if err != nil || !ok || v.Account == (holdfast.AccountID{}) {
-		return false, err // nobody is asked to pay before a machine is enrolled
-	}
-	until, lapse, err := r.stands(v.Account)
-	if err != nil {
-		return false, fmt.Errorf("standing of account %s: %w", v.Account, err)
-	}
-	// A look from outside, as below.
-	if !r.says(v, until) {
-		return lapse, nil
+	if say, _, err := r.says(r.j.Acked(), id); err != nil || !say { // a look from outside, as below
+		return err
 	}
 	said := false
-	_, err = r.j.Append(r.ctx, func(tx *journal.Tx) error {
-		v, ok, err := tx.Reader().Vault(id)
-		if err != nil || !ok || !r.says(v, until) {
+	_, err := r.j.Append(r.ctx, func(tx *journal.Tx) error {
+		say, until, err := r.says(tx.Reader(), id)
+		if err != nil || !say {
+			return err
+		}
+		v, _, err := tx.Reader().Vault(id)
+		if err != nil {
 			return err
 		}
 		if until != 0 { // the earliest that the rules allow, if it is later: this run comes late
@@ -167,21 +164,46 @@ func (r *run) arrears(id holdfast.VaultID) (lapse bool, err error) {
 	if err == nil && said {
 		r.done.Arrears++
 	}
+	return err
+}
+
+// says reports whether a vault's history is to say that archives may lapse from a time on, or, with 0, that it is paid again. The
+// time is announced once for each stop: if it comes to be later, nothing lapses before all the same, and to announce that
+// would put it off by another history.MinGrace.
+func (r *run) says(view view.Reader, id holdfast.VaultID) (say bool, until int64, err error) {
+	v, ok, err := view.Vault(id)
+	if err != nil || !ok || v.Account == (holdfast.AccountID{}) {
+		return false, 0, err // nobody is asked to pay before a machine is enrolled
+	}
+	stop, until, _, err := r.stands(view, v.Account)
+	switch {
+	case err != nil:
+		return false, 0, fmt.Errorf("standing of account %s: %w", v.Account, err)
+	case until == 0:
+		return v.Arrears != 0, 0, nil
+	}
+	return !r.doubt && (v.Arrears == 0 || v.Arrears < stop+history.MinGrace), until, nil
+}
+
+// lapses reports whether the archives of a vault are to lapse.
+func (r *run) lapses(view view.Reader, id holdfast.VaultID) (bool, error) {
+	if r.stands == nil {
+		return false, nil
+	}
+	v, ok, err := view.Vault(id)
+	if err != nil || !ok || v.Account == (holdfast.AccountID{}) {
+		return false, err
+	}
+	_, _, lapse, err := r.stands(view, v.Account)
 	return lapse, err
 }
 
-// says reports whether a record is to say that archives may lapse from that time on, or that the vault is paid again. The time
-// is announced once: if it comes to be later, nothing lapses before all the same, and to announce that would put it off by
-// another history.MinGrace.
-func (r *run) says(v view.Vault, until int64) bool {
-	if until == 0 {
-		return v.Arrears != 0
-	}
-	return v.Arrears == 0 && !r.doubt
-}
-
 // archives purges, expires and lapses in one vault, one series after another, as long as there is something to do.
-func (r *run) archives(id holdfast.VaultID, lapse bool) error {
+func (r *run) archives(id holdfast.VaultID) error {
+	lapse, err := r.lapses(r.j.Acked(), id)
+	if err != nil {
+		return err
+	}
 	for series := uint32(0); ; {
 		// A look from outside: most vaults need nothing, and the sequencer is not for looking.
 		h, ok, err := r.j.Acked().Archives(id, series)
@@ -194,7 +216,7 @@ func (r *run) archives(id holdfast.VaultID, lapse bool) error {
 		}
 		var did Done
 		if _, err := r.j.Append(r.ctx, func(tx *journal.Tx) (err error) {
-			did, err = r.step(tx, id, series, lapse)
+			did, err = r.step(tx, id, series)
 			return err
 		}); err != nil {
 			return err
@@ -209,7 +231,11 @@ func (r *run) archives(id holdfast.VaultID, lapse bool) error {
 }
 
 // step makes at most one purge, one expire and one lapse record, of one series.
-func (r *run) step(tx *journal.Tx, id holdfast.VaultID, series uint32, lapse bool) (did Done, err error) {
+func (r *run) step(tx *journal.Tx, id holdfast.VaultID, series uint32) (did Done, err error) {
+	lapse, err := r.lapses(tx.Reader(), id) // a payment may have come meanwhile
+	if err != nil {
+		return did, err
+	}
 	for _, x := range []struct {
 		t    history.Type
 		what func(*history.Vault, int64) history.IDs

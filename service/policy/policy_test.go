@@ -302,16 +302,16 @@ func TestScenarioS16WithoutAStoresClock(t *testing.T) {
 
 // unpaid has every account owe: archives may lapse from that time on, and are to.
 func (w *world) unpaid(until time.Time) {
-	w.stands = func(a holdfast.AccountID) (int64, bool, error) {
+	w.stands = func(_ view.Reader, a holdfast.AccountID) (int64, int64, bool, error) {
 		if a != w.c.ID {
 			w.Errorf("asked about account %s", a)
 		}
-		return until.UnixNano(), true, nil
+		return 1, until.UnixNano(), true, nil
 	}
 }
 
 func (w *world) paid() {
-	w.stands = func(holdfast.AccountID) (int64, bool, error) { return 0, false, nil }
+	w.stands = func(view.Reader, holdfast.AccountID) (int64, int64, bool, error) { return 0, 0, false, nil }
 }
 
 // arrears fails unless a client finds the vault in arrears with that time, within the minute that a run may take.
@@ -347,7 +347,9 @@ func TestArchivesOfTheUnpaidLapse(t *testing.T) {
 		w.pass(7*day - time.Hour)
 		w.does(policy.Done{})
 		w.pass(2 * time.Hour)
-		w.stands = func(holdfast.AccountID) (int64, bool, error) { return until.UnixNano(), false, nil }
+		w.stands = func(view.Reader, holdfast.AccountID) (int64, int64, bool, error) {
+			return 1, until.UnixNano(), false, nil
+		}
 		w.does(policy.Done{Purged: 1}) // the others may lapse, and are not to
 		w.unpaid(until)
 		w.record(w.c.ByOwner(history.TypeFreeze, nil))
@@ -364,7 +366,11 @@ func TestArchivesOfTheUnpaidLapse(t *testing.T) {
 		w.record(w.c.ByOwner(history.TypePolicy, history.Policy{Within: 1}.Encode()))
 		w.record(w.c.Commit(root.Name))
 		w.pass(day + time.Hour)
-		w.does(policy.Done{Expired: 1, Purged: 228}) // it is held by nothing
+		w.does(policy.Done{Expired: 1}) // it is held by nothing
+		w.pass(6*day - 2*time.Hour)
+		w.does(policy.Done{}) // there are seven days from when it was paid
+		w.pass(2 * time.Hour)
+		w.does(policy.Done{Purged: 228})
 
 		v := w.client()
 		if a, ok := v.Find(all[3]); !ok || a.State != history.Expired || a.Held {
@@ -405,15 +411,56 @@ func TestArrearsAreAnnouncedInTime(t *testing.T) {
 		w.pass(2 * day)
 		w.does(policy.Done{Lapsed: 1})
 
-		w.stands = func(holdfast.AccountID) (int64, bool, error) { return 0, false, errors.New("no balance") }
+		w.stands = func(view.Reader, holdfast.AccountID) (int64, int64, bool, error) {
+			return 0, 0, false, errors.New("no balance")
+		}
 		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); err == nil || done != (policy.Done{}) {
 			t.Errorf("%+v, %v", done, err)
 		}
 		w.pass(8 * day)
-		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); err == nil || done != (policy.Done{Purged: 1}) {
+		if done, err := policy.Run(w.Context(), w.j, viewtest.LogKey(), w.stands); err == nil || done != (policy.Done{}) { // who knows whether it was paid
 			t.Errorf("%+v, %v", done, err)
 		}
 		w.arrears(now.Add(30 * day))
+	})
+}
+
+// TestStoppedTwice: an account that was paid and has stopped again before any record said so is announced anew, and what had lapsed can
+// be brought back until then; one that is paid while archives lapse keeps them.
+func TestStoppedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, root := newWorld(t)
+		defer func() { w.ok(w.j.Close(context.Background())) }()
+		w.record(w.c.Commit(root.Name))
+		now := time.Now()
+		w.unpaid(now.Add(30 * day))
+		w.does(policy.Done{Arrears: 1})
+		w.pass(31 * day)
+		asked := 0
+		w.stands = func(view.Reader, holdfast.AccountID) (int64, int64, bool, error) {
+			asked++
+			return 1, now.Add(30 * day).UnixNano(), asked < 3, nil // it is paid before the sequencer comes to it
+		}
+		w.does(policy.Done{})
+		if asked < 3 {
+			t.Errorf("asked %d times", asked)
+		}
+		w.unpaid(now.Add(30 * day))
+		w.does(policy.Done{Lapsed: 1})
+		w.pass(7*day - time.Minute)
+		stop := time.Now()
+		w.stands = func(view.Reader, holdfast.AccountID) (int64, int64, bool, error) {
+			return stop.UnixNano(), stop.Add(90 * day).UnixNano(), false, nil
+		}
+		w.does(policy.Done{Arrears: 1})
+		w.arrears(stop.Add(90 * day))
+		w.pass(6 * day)
+		w.does(policy.Done{})
+		a := w.client().Archives[0].ID
+		w.record(w.c.ByOwner(history.TypeUndelete, history.IDs{a}.Encode()))
+		if x, ok := w.client().Find(a); !ok || x.State != history.Live {
+			t.Errorf("%+v", x)
+		}
 	})
 }
 

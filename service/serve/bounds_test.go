@@ -232,6 +232,13 @@ func TestAskedIsBounded(t *testing.T) {
 		})
 		w.ok(err, "accounts")
 		for _, a := range all {
+			w.srv.meter.add(a, tally{sent: 1})
+		}
+		w.srv.meter.add(holdfast.AccountID{2}, tally{sent: 1}) // who restores waits for nothing, and makes nobody wait
+		if n := len(w.srv.meter.lines); n != maxMetered {
+			t.Errorf("something is counted of %d accounts", n)
+		}
+		for _, a := range all {
 			w.srv.meter.asked(a, 7)
 		}
 		_, err = c.have(sid, name(1))

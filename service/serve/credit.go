@@ -21,17 +21,12 @@ func (s *Server) mayWrite(a holdfast.AccountID, longer time.Duration) error {
 		return nil
 	}
 	l, ok := s.billing.Board().Of(a)
-	since := time.UnixMilli(l.Standing.Since)
-	if !ok || l.Standing.Step < ledger.Stopped {
-		return nil
-	}
-	// Where the grace is the shortest there can be, the step after it follows as soon as the owner was told.
-	if l.Standing.Step <= ledger.Last30 && time.Since(since) < longer {
+	if !ok || l.Standing.Step < ledger.Stopped || l.Standing.Step < ledger.Lapsed && time.Since(time.UnixMilli(l.Standing.Stop)) < longer {
 		return nil
 	}
 	if l.Standing.Step == ledger.Lapsed {
 		return refusal(wire.CodeOutOfCredit, "The account is not paid, and its archives are being deleted since %s; pay to stop that, for a while they can be brought back.",
-			since.UTC().Format(time.DateOnly))
+			time.UnixMilli(l.Standing.Since).UTC().Format(time.DateOnly))
 	}
 	if !l.Stores {
 		return refusal(wire.CodeOutOfCredit, "The account is not paid; nothing is stored before it is.")

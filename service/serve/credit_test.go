@@ -118,7 +118,7 @@ func TestOutOfCredit(t *testing.T) {
 				w.run(b)
 				l, err := b.Account("a")
 				w.ok(err, "account")
-				stop := time.UnixMilli(l.Standing.Since)
+				stop := time.UnixMilli(l.Standing.Stop)
 				seq := 1
 				upload := func(after time.Duration) error {
 					later(time.Until(stop.Add(after)))
@@ -161,6 +161,27 @@ func TestOutOfCredit(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNextStepIsNoNewDay: whoever keeps a session open until the owner is told, after which the next step may follow, writes no
+// longer than for a day after the stop.
+func TestNextStepIsNoNewDay(t *testing.T) {
+	inWorld(t, func(w *world) {
+		b := w.charge(shortest)
+		c, sid, _ := w.stopped(b, "a")
+		for range 5 * day / (sessionIdle / 2) {
+			later(sessionIdle / 2)
+			_, err := c.have(sid, name(1))
+			w.ok(err, "have")
+		}
+		w.ok(b.Told(w.Context(), "a", ledger.Stopped), "tell")
+		w.run(b)
+		if l, err := b.Account("a"); err != nil || l.Standing.Step != ledger.Last30 {
+			t.Fatalf("%+v, %v", l, err)
+		}
+		_, err := c.upload(sid, 2, frame(name(2), sealed(sid, holdfast.KindChunk, 10)))
+		w.want(wire.CodeOutOfCredit, err, "blocks five days later")
+	})
 }
 
 // TestCreditFailsOpen: billing that has not run, or not for a day, keeps nobody from writing.

@@ -45,9 +45,6 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, c caller) error {
 		return err
 	}
 	defer release()
-	if s.meter.full() {
-		s.Settle(r.Context())
-	}
 	which := uint64(0)
 	if q := r.URL.Query(); q.Has("copy") {
 		if which, err = strconv.ParseUint(q.Get("copy"), 10, 16); err != nil || which > wire.MaxCopy {

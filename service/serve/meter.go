@@ -52,7 +52,10 @@ func (m *meter) add(a holdfast.AccountID, n tally) tally {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.lines[a]
+	t, ok := m.lines[a]
+	if !ok && n.names == 0 && len(m.lines) >= maxMetered {
+		return n // who restores waits for nothing: those bytes are not charged
+	}
 	if t.names == 0 && n.names > 0 {
 		t.since = time.Now()
 	}

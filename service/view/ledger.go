@@ -53,7 +53,7 @@ func (m Money) put(rows Rows, id holdfast.AccountID) error {
 	b := make([]byte, 0, 13*8+1)
 	for _, v := range []uint64{
 		uint64(m.Charged), uint64(m.Prices.Stored), uint64(m.Prices.In), uint64(m.Prices.Out), uint64(m.Credited),
-		m.paid.Hi, m.paid.Lo, m.in, m.out, uint64(m.Standing.Since), uint64(m.Standing.Told), uint64(m.Standing.Until),
+		m.paid.Hi, m.paid.Lo, m.in, m.out, uint64(m.Standing.Since), uint64(m.Standing.Told), uint64(m.Standing.Until), uint64(m.Standing.Stop),
 	} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -67,7 +67,7 @@ func loadMoney(rows Getter, id holdfast.AccountID) (m Money, err error) {
 		m.Credited = r.I64()
 		m.paid = Integral{r.U64(), r.U64()}
 		m.in, m.out = r.U64(), r.U64()
-		m.Standing = ledger.Standing{Since: r.I64(), Told: r.I64(), Until: r.I64(), Step: ledger.Step(r.U8())}
+		m.Standing = ledger.Standing{Since: r.I64(), Told: r.I64(), Until: r.I64(), Stop: r.I64(), Step: ledger.Step(r.U8())}
 	})
 	return m, err
 }
@@ -257,7 +257,7 @@ func applyStep(rows Rows, timeMS int64, rec segment.Step) error {
 			return err
 		}
 	}
-	to := ledger.Standing{Step: rec.Step, Since: timeMS, Until: rec.Until}
+	to := m.Standing.To(rec.Step, rec.Until, timeMS)
 	if err := m.Standing.Check(to, timeMS); err != nil {
 		return fmt.Errorf("%w: %w", ErrStep, err)
 	}

@@ -211,7 +211,7 @@ func TestStep(t *testing.T) {
 	w.refuse(step(ledger.Last30, until), ErrStep) // nobody was told
 	w.now++
 	w.must(told(ledger.Stopped))
-	if m := w.money(c); m.Standing != (ledger.Standing{Step: ledger.Stopped, Since: w.now - 1, Told: w.now, Until: until}) {
+	if m := w.money(c); m.Standing != (ledger.Standing{Step: ledger.Stopped, Since: w.now - 1, Told: w.now, Until: until, Stop: w.now - 1}) {
 		t.Errorf("%+v", m)
 	}
 

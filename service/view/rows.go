@@ -261,7 +261,7 @@ func (v Vault) put(rows Rows) error {
 	b = append(b, u64(v.Delay.Next)...)
 	b = append(b, u64(uint64(v.Delay.At))...)
 	b = append(b, u64(uint64(v.Arrears))...)
-	b = append(b, u64(uint64(v.Paid))...)
+	b = append(b, u64(uint64(v.Told))...)
 	return rows.Put(key(rowVault, v.ID[:]), b)
 }
 
@@ -280,7 +280,7 @@ func loadVault(rows Getter, id holdfast.VaultID) (v Vault, ok bool, err error) {
 		v.readKeys, v.series = r.U32(), r.U32()
 		v.Frozen = r.U8() == 1
 		v.Delay = history.Undelete{Seconds: r.U64(), Next: r.U64(), At: r.I64()}
-		v.Arrears, v.Paid = r.I64(), r.I64()
+		v.Arrears, v.Told = r.I64(), r.I64()
 	})
 	if err != nil || !ok {
 		return Vault{}, false, err

@@ -96,9 +96,7 @@ func (c *addition) fields() error {
 		return row.put(c.rows, c.v.ID, x.Series)
 	case history.TypeArrears:
 		a, err := history.ParseArrears(f)
-		if c.v.Arrears = a.Until; a.Until == 0 {
-			c.v.Paid = c.entry.Time
-		}
+		c.v.Arrears, c.v.Told = a.Until, c.entry.Time
 		return err
 	case history.TypeDelete, history.TypeUndelete, history.TypeExpire, history.TypePurge, history.TypeLapse:
 		return c.archives(f)
@@ -467,7 +465,7 @@ type loader struct {
 func newLoader(rows Getter, v Vault) *loader {
 	return &loader{rows: rows, v: v, have: map[holdfast.SeriesID]bool{}, part: &history.Vault{
 		ID: v.ID, Genesis: v.Genesis, N: v.N, Head: v.Head, Time: v.Time, Owner: v.Owner, Service: v.Service,
-		ReadKeys: []history.ReadKeyID{v.ReadKey}, Delay: v.Delay, Arrears: v.Arrears, Paid: v.Paid, Frozen: v.Frozen,
+		ReadKeys: []history.ReadKeyID{v.ReadKey}, Delay: v.Delay, Arrears: v.Arrears, Told: v.Told, Frozen: v.Frozen,
 		Machines: map[holdfast.SignerID]history.Machine{}, Sessions: map[holdfast.SessionID]history.Session{},
 		Series: map[holdfast.SeriesID]history.Series{}, Policies: map[holdfast.SeriesID]history.Policy{},
 	}}

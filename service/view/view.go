@@ -35,7 +35,7 @@
 //	                        bytes u64, retired u64, removed u64, objects u64, next group u32, closed epochs u32, vaults u32,
 //	                        transfers u64: where the journal stands
 //	'M' account 16          charged i64, prices stored, in and out i64 each, credited i64; use when it was charged: integral of
-//	                        billed u128, in u64, out u64; standing since, told, until i64 each, step u8
+//	                        billed u128, in u64, out u64; standing since, told, until, stop i64 each, step u8
 //	'n' transfer id         number u64
 //	'N' vault 32, number u32   series 16
 //	'o' vault 32, series 16 policy fields
@@ -51,7 +51,7 @@
 //	                        u128 (bytes x ms), in u64, out u64
 //	'v' vault 32            account 16, n u64, head 32, time i64 (ns), owner seq u64, owner prev 32, service seq u64,
 //	                        service prev 32, read key id 32, read keys u32, series u32, frozen u8, delay u64, next
-//	                        delay u64, from i64 (ns), arrears i64 (ns), paid i64 (ns)
+//	                        delay u64, from i64 (ns), arrears i64 (ns), told i64 (ns)
 //	'V' number u32          vault 32, in the order of their genesis records
 //	'w' group u32           revocations in the group: signer 32, since i64, until i64, n u64 each
 //	'W' session 16, read key id 32   n u64: the record that wraps the session's secret for that read key
@@ -257,7 +257,7 @@ type Vault struct {
 	ReadKey history.ReadKeyID
 	Delay   history.Undelete
 	Arrears int64 // ns; see history.Vault
-	Paid    int64 // likewise
+	Told    int64 // likewise
 	Frozen  bool
 	Genesis history.Genesis
 
