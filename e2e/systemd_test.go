@@ -219,7 +219,7 @@ func watched(t *testing.T, p place, may map[string]bool) {
 			continue
 		}
 		call, rest, ok := strings.Cut(line, "(")
-		if !ok {
+		if !ok || call == "???" { // which strace says where the process ended before it could look what a thread calls
 			continue
 		}
 		calls[call] = true

@@ -15,7 +15,7 @@ const settleEvery = time.Minute
 
 // meter counts by account what no record tells, presence questions and bytes that are sent, until a record does. That goes
 // with the account's next record of another kind, or with the end of its session; for questions by itself after settleEvery, and
-// for bytes when they are charged. A crash forgets what is not recorded then.
+// for bytes when they are charged. A crash forgets what is not recorded then, and an end the bytes.
 type meter struct {
 	mu    sync.Mutex
 	lines map[holdfast.AccountID]tally // none for nothing
@@ -72,6 +72,19 @@ func (m *meter) take(a holdfast.AccountID) tally {
 	t := m.lines[a]
 	delete(m.lines, a)
 	return tally{names: t.names, sent: t.sent}
+}
+
+// forget forgets the bytes that were sent and not recorded: nobody is charged for them.
+func (m *meter) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for a, t := range m.lines {
+		if t.sent = 0; t.names == 0 {
+			delete(m.lines, a)
+		} else {
+			m.lines[a] = t
+		}
+	}
 }
 
 // count returns what is not recorded.

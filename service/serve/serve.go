@@ -212,6 +212,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		srv.Close()
 	}
 	<-served
+	s.meter.forget() // or whoever restores a byte has an end write a segment
 	s.Settle(patience)
 	return err
 }
