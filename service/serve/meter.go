@@ -117,6 +117,13 @@ func (s *Server) settle(ctx context.Context, a holdfast.AccountID) {
 	}
 }
 
+// settleAsked is settle for who asked about anything; what was sent goes with it, or waits.
+func (s *Server) settleAsked(ctx context.Context, a holdfast.AccountID) {
+	if s.Asked(a) > 0 {
+		s.settle(ctx, a)
+	}
+}
+
 // Settle is settle for all accounts.
 func (s *Server) Settle(ctx context.Context) {
 	s.meter.mu.Lock()

@@ -211,7 +211,7 @@ func (s *Server) close(w http.ResponseWriter, r *http.Request, c caller) error {
 		s.mu.Lock()
 		s.forget(ses.id)
 		s.mu.Unlock()
-		s.settle(r.Context(), c.account)
+		s.settleAsked(r.Context(), c.account)
 	} else if err != errSessionGone {
 		return err
 	}
@@ -284,7 +284,7 @@ func (s *Server) have(w http.ResponseWriter, r *http.Request, c caller) error {
 		}
 	}
 	if s.meter.asked(c.account, len(names)) {
-		s.settle(r.Context(), c.account)
+		s.settleAsked(r.Context(), c.account)
 	}
 	if s.meter.full() {
 		s.Settle(r.Context())
