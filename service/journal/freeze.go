@@ -185,23 +185,17 @@ func (j *Journal) due() (due []segment.Record) {
 // settle appends what is due. A crash before that is durable: the next start looks for itself.
 func (j *Journal) settle(ctx context.Context) error {
 	j.mu.RLock()
-	due := j.due()
+	n := len(j.due())
 	j.mu.RUnlock()
-	if len(due) == 0 {
+	if n == 0 {
 		return nil
 	}
 	_, err := j.Append(ctx, func(tx *Tx) error {
-		var done []segment.Record
-		for _, rec := range due {
-			if t, ok := rec.(segment.Thawed); ok && t.Reason == segment.ReasonContradiction {
-				if _, ok := j.found(); !ok { // another segment was found missing since
-					continue
-				}
-			}
-			if err := tx.Record(rec); err != nil && !errors.Is(err, view.ErrNotFrozen) { // a person thawed it since
+		done := j.due() // as it is now: another may have recorded it since, and a person have thawed it
+		for _, rec := range done {
+			if err := tx.Record(rec); err != nil {
 				return err
 			}
-			done = append(done, rec)
 		}
 		for _, rec := range done {
 			switch rec := rec.(type) {

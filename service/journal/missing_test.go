@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -348,6 +349,33 @@ func TestScenarioS1ThawedByHand(t *testing.T) {
 			w.Fatal("it was read")
 		}
 		w.frozen(true)
+	})
+	if len(events) > 0 {
+		t.Errorf("%+v", events)
+	}
+}
+
+// A person who thaws as soon as it freezes is believed as well, however many were about to record the freeze.
+func TestThawIsNotUndone(t *testing.T) {
+	events := vanish(t, func(w *vanishing) {
+		w.deny.Store(denyGet | denyList)
+		for round := range 100 {
+			if err := w.read(); err == nil {
+				w.Fatal("it was read")
+			}
+			var all sync.WaitGroup
+			for range 4 {
+				all.Go(func() { _ = w.j.MayDelete(context.Background()) })
+			}
+			if _, err := w.j.Thaw(context.Background(), "operator", "it is known"); err != nil {
+				w.Fatal(err)
+			}
+			all.Wait()
+			synctest.Wait()
+			if f := w.j.Freezes(); len(f) > 0 {
+				w.Fatalf("round %d: frozen again: %+v", round, f)
+			}
+		}
 	})
 	if len(events) > 0 {
 		t.Errorf("%+v", events)
