@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +24,7 @@ import (
 
 const (
 	workers    = 4                // segments on their way at a time: each is in memory
-	attempts   = 5                // at each step of one object
+	attempts   = 8                // at each step of one object
 	backoff    = time.Second      // after a failed attempt; doubles, but after damaged bytes
 	opTimeout  = 90 * time.Second // of one request
 	listPasses = 2                // a store may list late what was stored lately
@@ -98,7 +100,10 @@ func Cell(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, hos
 			return nil
 		}
 		// It may have been done all the same.
-		if got, no := to.Get(ctx, segment.EpochKey(cell), 0, -1); no == nil && bytes.Equal(got, now) {
+		switch got, _, no := readClaim(ctx, to, cell); {
+		case no != nil && !errors.Is(no, bucket.ErrNotFound):
+			return no
+		case bytes.Equal(got, now):
 			return nil
 		}
 		return err
@@ -131,14 +136,22 @@ func claims(ctx context.Context, from, to bucket.Bucket, cell holdfast.CellID, h
 	return now, old, nil
 }
 
+// readClaim reads the epoch object until two reads in a row say the same: it has no check sum, and one flipped bit must
+// not name another host.
 func readClaim(ctx context.Context, b bucket.Bucket, cell holdfast.CellID) (raw []byte, c segment.Claim, err error) {
 	err = try(ctx, func(ctx context.Context) error {
-		var err error
-		if raw, err = b.Get(ctx, segment.EpochKey(cell), 0, -1); err != nil {
-			return err
+		for range 4 {
+			read, err := b.Get(ctx, segment.EpochKey(cell), 0, -1)
+			if err != nil {
+				return err
+			}
+			if raw != nil && bytes.Equal(raw, read) {
+				c, err = segment.ParseClaim(raw)
+				return err
+			}
+			raw = read
 		}
-		c, err = segment.ParseClaim(raw)
-		return err
+		return errors.New("no two reads of it say the same")
 	})
 	return raw, c, err
 }
@@ -157,7 +170,7 @@ func oneHistory(want, have map[string]int64, now []byte) error {
 			at[pos] = hash
 		}
 	}
-	for key := range have {
+	for _, key := range slices.Sorted(maps.Keys(have)) { // so that every attempt says the same
 		pos, hash, ok := place(key)
 		if _, moved := want[key]; moved || !ok {
 			continue
