@@ -347,6 +347,9 @@ func (v *Vault) ruleDelete(b Body) error {
 	return nil
 }
 
+// Overdue reports whether archives may lapse at that time (ns), for want of credit.
+func (v *Vault) Overdue(at int64) bool { return v.Arrears != 0 && at >= v.Arrears }
+
 // ruleUndelete lets what lapsed come back only while nothing may lapse: else it would lapse again at once, and its time of being
 // brought back would never end.
 func (v *Vault) ruleUndelete(b Body, at int64) error {
@@ -355,7 +358,7 @@ func (v *Vault) ruleUndelete(b Body, at int64) error {
 		return err
 	}
 	for _, a := range named {
-		if a.State == Lapsed && v.Arrears != 0 && at >= v.Arrears {
+		if a.State == Lapsed && v.Overdue(at) {
 			return fmt.Errorf("%w: archive %.8s lapsed", ErrUnpaid, a.ID)
 		}
 	}
@@ -499,7 +502,7 @@ func (v *Vault) Purgeable(at int64) IDs {
 // Lapsable returns what the service may let lapse at that time (ns): at most MaxIDs, the oldest first, in the order
 // of a record.
 func (v *Vault) Lapsable(at int64) IDs {
-	if v.Frozen || v.Arrears == 0 || at < v.Arrears {
+	if v.Frozen || !v.Overdue(at) {
 		return nil
 	}
 	var ids []holdfast.RecordID

@@ -61,7 +61,7 @@ func change(cmd *cobra.Command, g *globals, owner *ownerFlag, specs []string, t 
 	if err != nil {
 		return err
 	}
-	if a, ok := lapsed(h, ids); ok && h.Arrears != 0 && time.Now().UnixNano() >= h.Arrears { // for which the owner need not type words
+	if a, ok := lapsed(h, ids); ok && h.Overdue(time.Now().UnixNano()) { // for which the owner need not type words
 		return &wire.Error{Code: wire.CodeOutOfCredit, Message: fmt.Sprintf("Archive %.16s lapsed and cannot be brought back before the account is paid; it is gone for good after %s.", a.ID, until(h, a).Format(time.RFC3339))}
 	}
 	after, err := owner.submit(cmd, g, m, c, t, batches(ids)...)

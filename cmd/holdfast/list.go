@@ -113,7 +113,7 @@ func sayUnpaid(h *history.Vault) {
 		return
 	}
 	how := "bring back what you need with `holdfast undelete`"
-	if h.Arrears != 0 {
+	if h.Overdue(time.Now().UnixNano()) {
 		how = "pay, then " + how
 	}
 	warn(fmt.Sprintf("%s lapsed, as nobody paid, and can be brought back until %s: %s", plural(lapsed, "archive"), first.Format(time.RFC3339), how))
@@ -151,7 +151,7 @@ func partialMark(a history.Archive) string {
 func (o odd) mark(a history.Archive) (s string) {
 	if t := until(o.h, a); t != nil {
 		s = fmt.Sprintf("  %s, can be brought back until %s", a.State, t.Format(time.RFC3339))
-		if a.State == history.Lapsed && o.h.Arrears != 0 {
+		if a.State == history.Lapsed && o.h.Overdue(time.Now().UnixNano()) {
 			s += ", after paying"
 		}
 	}

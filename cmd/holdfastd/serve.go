@@ -18,7 +18,6 @@ import (
 	"holdfast/service/config"
 	"holdfast/service/jobs"
 	"holdfast/service/journal"
-	"holdfast/service/ledger"
 	"holdfast/service/notice"
 	"holdfast/service/policy"
 	"holdfast/service/quiet"
@@ -141,7 +140,7 @@ func runServe(ctx context.Context, dir, listen string, takeover, single, readOnl
 	adminDone := make(chan struct{})
 	go func() {
 		defer close(adminDone)
-		operator := &admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background, Reclaim: freeing, Money: money, Charges: set.Money.Prices() != ledger.Prices{}}
+		operator := &admin.Server{Journal: j, Identity: d.id, Service: srv, Requests: d.history, Room: space, Jobs: background, Reclaim: freeing, Money: money}
 		if err := operator.Serve(adminCtx, socket); err != nil {
 			fail(err)
 		}

@@ -53,7 +53,7 @@ func Add(ctx context.Context, j *journal.Journal, name string) (secret [32]byte,
 	rand.Read(secret[:])
 	a := segment.Account{Name: name}
 	rand.Read(a.ID[:])
-	err = durably(ctx, j, func(tx *journal.Tx) error {
+	err = journal.Durably(ctx, j, func(tx *journal.Tx) error {
 		if err := tx.Record(a); err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func Add(ctx context.Context, j *journal.Journal, name string) (secret [32]byte,
 // wraps view.ErrNoAccount or journal.ErrStopped.
 func Token(ctx context.Context, j *journal.Journal, name string) (secret [32]byte, err error) {
 	rand.Read(secret[:])
-	err = durably(ctx, j, func(tx *journal.Tx) error {
+	err = journal.Durably(ctx, j, func(tx *journal.Tx) error {
 		a, ok, err := tx.Reader().AccountByName(name)
 		if err != nil {
 			return err
@@ -99,7 +99,7 @@ func token(a holdfast.AccountID, secret [32]byte, tx *journal.Tx) segment.Token 
 func Redeem(ctx context.Context, j *journal.Journal, secret, tlsKey [32]byte) (holdfast.AccountID, error) {
 	hash := wire.HashSecret(secret)
 	var account holdfast.AccountID
-	err := durably(ctx, j, func(tx *journal.Tx) error {
+	err := journal.Durably(ctx, j, func(tx *journal.Tx) error {
 		t, ok, err := tx.Reader().Token(hash)
 		if err != nil {
 			return err
@@ -120,14 +120,4 @@ func Redeem(ctx context.Context, j *journal.Journal, secret, tlsKey [32]byte) (h
 		return holdfast.AccountID{}, fmt.Errorf("redeem token: %w", err)
 	}
 	return account, nil
-}
-
-// durably appends what fn adds, and returns once it is acknowledged.
-func durably(ctx context.Context, j *journal.Journal, fn func(*journal.Tx) error) error {
-	t, err := j.Append(ctx, fn)
-	if err != nil {
-		return err
-	}
-	j.Flush()
-	return t.Wait(ctx)
 }

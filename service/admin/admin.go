@@ -227,7 +227,6 @@ type Server struct {
 	Jobs     *jobs.Runner   // nil if there are none
 	Reclaim  reclaim.Config // of the job that frees space
 	Money    *billing.Biller
-	Charges  bool // anything costs anything
 	started  time.Time
 }
 

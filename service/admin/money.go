@@ -127,10 +127,10 @@ func utc(ms int64) time.Time {
 
 func (s *Server) moneyOf(l billing.Line) *Money {
 	m := Money{
-		Currency: s.Money.Currency(), Charged: s.Charges, Balance: l.Balance.String(), Daily: l.Daily.String(),
+		Currency: s.Money.Currency(), Charged: s.Money.Charges(), Balance: l.Balance.String(), Daily: l.Daily.String(),
 		Step: l.Standing.Step, Words: l.Standing.Step.String(), Since: utc(l.Standing.Since), Told: utc(l.Standing.Told),
 	}
-	if s.Charges && l.Left < ledger.ManyDays {
+	if s.Money.Charges() && l.Left < ledger.ManyDays {
 		m.Left, m.End = &l.Left, l.End
 	}
 	return &m
@@ -220,7 +220,7 @@ func (s *Server) warnings(w http.ResponseWriter, r *http.Request) {
 // waiting counts the warnings that were not told; it is nil if there are none. Where nothing
 // costs anything, it does not look through all accounts.
 func (s *Server) waiting() (*Waiting, error) {
-	if !s.Charges {
+	if !s.Money.Charges() {
 		return nil, nil
 	}
 	all, err := s.Money.Warnings("", MaxWarnings)

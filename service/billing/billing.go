@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -40,8 +41,7 @@ type Ledger interface {
 	MayDelete(context.Context) error
 	Acked() view.Reader
 	Accounts(after string, max int) ([]view.Account, error)
-	Append(context.Context, func(*journal.Tx) error) (*journal.Ticket, error)
-	Flush()
+	journal.Appender
 }
 
 // Config says what is charged. Ledger is required.
@@ -79,8 +79,8 @@ func (b *Biller) Board() *Board { return &b.board }
 // Currency returns what the operator calls the currency.
 func (b *Biller) Currency() string { return b.cfg.Currency }
 
-// free reports whether nothing is charged.
-func (b *Biller) free() bool { return b.cfg.Prices == ledger.Prices{} }
+// Charges reports whether anything costs anything.
+func (b *Biller) Charges() bool { return b.cfg.Prices != ledger.Prices{} }
 
 // Loop runs at once, every hour, and when Wake was called, until ctx ends. What fails is tried again in the next run.
 func (b *Biller) Loop(ctx context.Context) {
@@ -135,34 +135,37 @@ func (b *Biller) Run(ctx context.Context) (done Done, err error) {
 	}
 	errs := failures{of: map[string]error{}}
 	var last *journal.Ticket
-	err = b.pages(ctx, func(all []view.Account) error {
-		t, err := b.accounts(ctx, all, &done, &errs)
+	for all, err := range b.pages("") {
+		var t *journal.Ticket
+		if err = cmp.Or(err, ctx.Err()); err == nil {
+			t, err = b.accounts(ctx, all, &done, &errs)
+		}
+		if err != nil {
+			return done, err
+		}
 		if t != nil {
 			last = t
 		}
-		return err
-	})
-	if err == nil && last != nil {
-		b.cfg.Ledger.Flush()
-		err = last.Wait(ctx)
 	}
-	if err != nil {
-		return done, err
+	if last != nil {
+		b.cfg.Ledger.Flush()
+		if err := last.Wait(ctx); err != nil {
+			return done, err
+		}
 	}
 	lines := map[holdfast.AccountID]Line{}
-	err = b.pages(ctx, func(all []view.Account) error {
+	for all, err := range b.pages("") {
+		if err = cmp.Or(err, ctx.Err()); err != nil {
+			return done, err
+		}
 		for _, a := range all {
 			switch l, err := b.line(b.cfg.Ledger.Acked(), a, time.Now().UnixMilli()); {
 			case err != nil:
 				errs.add(a.Name, err)
-			case l.Standing.Step != ledger.Paid && !b.free():
+			case l.Standing.Step != ledger.Paid && b.Charges():
 				lines[a.ID] = l
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return done, err
 	}
 	b.board.set(lines)
 	if done.Steps > 0 {
@@ -171,19 +174,15 @@ func (b *Biller) Run(ctx context.Context) (done Done, err error) {
 	return done, errors.Join(errs.err(), frozen)
 }
 
-// pages calls fn with all accounts, some at a time.
-func (b *Biller) pages(ctx context.Context, fn func([]view.Account) error) error {
-	for after := ""; ; {
-		all, err := b.cfg.Ledger.Accounts(after, page)
-		if err != nil || len(all) == 0 {
-			return err
-		}
-		after = all[len(all)-1].Name
-		if err := fn(all); err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+// pages are the accounts after a name, some at a time, in the order of their names; an error is the last.
+func (b *Biller) pages(after string) iter.Seq2[[]view.Account, error] {
+	return func(yield func([]view.Account, error) bool) {
+		for {
+			all, err := b.cfg.Ledger.Accounts(after, page)
+			if err == nil && len(all) == 0 || !yield(all, err) || err != nil {
+				return
+			}
+			after = all[len(all)-1].Name
 		}
 	}
 }
@@ -219,10 +218,10 @@ func (b *Biller) accounts(ctx context.Context, all []view.Account, done *Done, e
 	// A look from outside: most accounts need nothing, and the sequencer is not for looking.
 	var due []view.Account
 	for _, a := range all {
-		records, err := b.due(b.cfg.Ledger.Acked(), a.ID, time.Now().UnixMilli())
+		yes, err := b.due(b.cfg.Ledger.Acked(), a.ID, time.Now().UnixMilli())
 		if err != nil {
 			errs.add(a.Name, err)
-		} else if records > 0 {
+		} else if yes {
 			due = append(due, a)
 		}
 	}
@@ -248,23 +247,15 @@ func (b *Biller) prices(s ledger.Standing) ledger.Prices {
 	return b.cfg.Prices
 }
 
-// due returns how many records an account needs now (ms), about.
-func (b *Biller) due(r view.Reader, id holdfast.AccountID, now int64) (n int, err error) {
-	m, f, err := b.facts(r, id, now)
+// due reports whether an account needs a record now (ms).
+func (b *Biller) due(r view.Reader, id holdfast.AccountID, now int64) (bool, error) {
+	m, u, f, err := b.facts(r, id, now)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	u, err := r.Usage(id, now)
-	if err != nil {
-		return 0, err
-	}
-	if p := b.prices(m.Standing); m.Prices != p || m.Charged/ledger.Day != now/ledger.Day && m.Uses(u) && p != (ledger.Prices{}) {
-		n++
-	}
-	if b.next(m.Standing, f) != m.Standing {
-		n++
-	}
-	return n, nil
+	p := b.prices(m.Standing)
+	used := m.Charged/ledger.Day != now/ledger.Day && m.Uses(u) && p != (ledger.Prices{})
+	return m.Prices != p || used || b.next(m.Standing, f) != m.Standing, nil
 }
 
 // account charges an account and moves it, once each.
@@ -283,59 +274,44 @@ func (b *Biller) account(tx *journal.Tx, id holdfast.AccountID, did *Done) error
 	if err != nil {
 		return err
 	}
-	unpaid := charge(m.Standing)
-	m, f, err := b.facts(tx.Reader(), id, tx.Now())
+	uncharged := charge(m.Standing)
+	m, _, f, err := b.facts(tx.Reader(), id, tx.Now())
 	if err != nil {
 		return err
 	}
 	to := b.next(m.Standing, f)
-	if to == m.Standing || unpaid != nil && to.Step > m.Standing.Step {
-		return unpaid // whatever keeps an account from being charged must not keep one that was paid from writing
+	if to == m.Standing || uncharged != nil && to.Step > m.Standing.Step {
+		return uncharged // whatever keeps an account from being charged must not keep one that was paid from writing
 	}
 	if err := tx.Record(segment.Step{Account: id, Step: to.Step, Until: to.Until}); err != nil {
 		return err
 	}
 	did.Steps++
-	return cmp.Or(unpaid, charge(to))
+	return cmp.Or(uncharged, charge(to))
 }
 
 // next returns where an account goes from s.
 func (b *Biller) next(s ledger.Standing, f ledger.Facts) ledger.Standing {
 	switch {
-	case !b.free():
+	case b.Charges():
 		return s.Next(f)
 	case s.Step != ledger.Paid:
-		return ledger.Standing{Since: f.Now}
+		return s.To(ledger.Paid, 0, f.Now)
 	}
 	return s
 }
 
-// facts returns what decides where an account goes next.
-func (b *Biller) facts(r view.Reader, id holdfast.AccountID, now int64) (m view.Money, f ledger.Facts, err error) {
-	m, err = r.Money(id)
-	if err != nil {
-		return m, f, err
+// facts returns what is known of an account, what it uses, and what decides where it goes next.
+func (b *Biller) facts(r view.Reader, id holdfast.AccountID, now int64) (m view.Money, u view.Usage, f ledger.Facts, err error) {
+	if m, err = r.Money(id); err != nil {
+		return m, u, f, err
 	}
-	u, err := r.Usage(id, 0)
-	if err != nil {
-		return m, f, err
+	if u, err = r.Usage(id, 0); err != nil {
+		return m, u, f, err
 	}
-	f = ledger.Facts{Now: now, Stores: u.Blocks > 0, Credited: m.Credited, Grace: b.cfg.Grace.Milliseconds()}
-	if f.Balance, err = r.Balance(ledger.Of(id)); err != nil {
-		return m, f, err
-	}
-	f.Daily = b.cfg.Prices.Daily(u.Billed)
-	return m, f, nil
-}
-
-// durably appends what fn adds, and returns once it is acknowledged.
-func (b *Biller) durably(ctx context.Context, fn func(*journal.Tx) error) error {
-	t, err := b.cfg.Ledger.Append(ctx, fn)
-	if err != nil {
-		return err
-	}
-	b.cfg.Ledger.Flush()
-	return t.Wait(ctx)
+	f = ledger.Facts{Now: now, Daily: b.cfg.Prices.Daily(u.Billed), Stores: u.Blocks > 0, Credited: m.Credited, Grace: b.cfg.Grace.Milliseconds()}
+	f.Balance, err = r.Balance(ledger.Of(id))
+	return m, u, f, err
 }
 
 // Arrears says of an account since when its writing has stopped and from when on its archives may be deleted, ns since 1970 or 0

@@ -64,7 +64,7 @@ func (b *Board) Of(id holdfast.AccountID) (Line, bool) {
 
 // line returns how an account stands at now (ms).
 func (b *Biller) line(r view.Reader, a view.Account, now int64) (Line, error) {
-	m, f, err := b.facts(r, a.ID, now)
+	m, _, f, err := b.facts(r, a.ID, now)
 	if err != nil {
 		return Line{}, err
 	}
@@ -75,7 +75,7 @@ func (b *Biller) line(r view.Reader, a view.Account, now int64) (Line, error) {
 // Of returns how an account stands by the view of r, and what it is charged. It reports false if nothing costs anything, or the
 // view cannot say. It asks no Ledger: it is for those who answer requests.
 func (b *Biller) Of(r view.Reader, id holdfast.AccountID) (Line, ledger.Prices, bool) {
-	if b.free() {
+	if !b.Charges() {
 		return Line{}, ledger.Prices{}, false
 	}
 	l, err := b.line(r, view.Account{ID: id}, time.Now().UnixMilli())

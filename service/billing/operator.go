@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -31,25 +32,15 @@ const (
 
 // checkID refuses what cannot be a part of a transfer's id.
 func checkID(id string) error {
-	if len(id) == 0 || len(id) > maxID {
+	if len(id) == 0 || len(id) > maxID || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return ErrID
-	}
-	for _, r := range id {
-		if r <= ' ' || r > '~' {
-			return ErrID
-		}
 	}
 	return nil
 }
 
 func checkText(text string) error {
-	if len(text) > segment.MaxText || !utf8.ValidString(text) {
+	if len(text) > segment.MaxText || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return ErrText
-	}
-	for _, r := range text {
-		if !unicode.IsPrint(r) {
-			return ErrText
-		}
 	}
 	return nil
 }
@@ -67,16 +58,14 @@ func (b *Biller) named(r view.Reader, name string) (view.Account, error) {
 // payment where it came in. The same again changes nothing, and known says so; another one with that id is
 // view.ErrTransfer. It returns how the account stands then, once that is durable: who has paid enough may write at once.
 func (b *Biller) Pay(ctx context.Context, name, id string, amount ledger.Amount, text string) (l Line, known bool, err error) {
-	switch {
-	case checkID(id) != nil:
-		return l, false, ErrID
-	case checkText(text) != nil:
-		return l, false, ErrText
-	case amount == 0 || -amount == amount: // which the least of all numbers is as well
+	if err := cmp.Or(checkID(id), checkText(text)); err != nil {
+		return l, false, err
+	}
+	if -amount == amount { // which is so of 0, and of the least of all numbers
 		return l, false, ErrAmount
 	}
 	var a view.Account
-	err = b.durably(ctx, func(tx *journal.Tx) (err error) {
+	err = journal.Durably(ctx, b.cfg.Ledger, func(tx *journal.Tx) (err error) {
 		if a, err = b.named(tx.Reader(), name); err != nil {
 			return err
 		}
@@ -128,59 +117,28 @@ type Credited struct {
 // transfers' ids follow from the incident and the account, so that nobody is given it twice, however often it is asked for
 // or whatever interrupts it: what was given once is counted as it was. With dry it only counts.
 func (b *Biller) Credit(ctx context.Context, incident string, hours int, dry bool) (sum Credited, err error) {
-	switch {
-	case checkID(incident) != nil:
-		return sum, ErrID
-	case hours < 1 || hours > maxHours:
+	if err := checkID(incident); err != nil {
+		return sum, err
+	}
+	if hours < 1 || hours > maxHours {
 		return sum, ErrHours
 	}
-	for after := ""; ; {
-		all, err := b.cfg.Ledger.Accounts(after, page)
-		if err != nil || len(all) == 0 {
-			b.Wake() // some may write again
-			return sum, err
-		}
-		after = all[len(all)-1].Name
+	for all, err := range b.pages("") {
 		var now Credited
 		give := func(r view.Reader, record func(segment.Record) error) error {
-			now = Credited{}
 			for _, a := range all {
-				t := segment.Transfer{
-					ID: fmt.Sprintf("outage:%s:%s", incident, a.ID), From: ledger.Book{Kind: ledger.Credits}, To: ledger.Of(a.ID),
-					Text: fmt.Sprintf("credit for an outage of %d hours", hours),
+				if err := b.credit(r, a.ID, incident, hours, record, &now); err != nil {
+					return fmt.Errorf("account %q: %w", a.Name, err)
 				}
-				old, known, err := r.Transfer(t.ID)
-				if err != nil {
-					return err
-				}
-				if known {
-					now.Known++
-					t.Amount = old.Amount
-				} else {
-					u, err := r.Usage(a.ID, 0)
-					if err != nil {
-						return err
-					}
-					daily := b.cfg.Prices.Daily(u.Billed)
-					if daily > ledger.Max/ledger.Amount(hours) {
-						return fmt.Errorf("account %q: %w", a.Name, ledger.ErrTooMuch)
-					}
-					if t.Amount = daily * ledger.Amount(hours); t.Amount == 0 {
-						continue
-					}
-					if err := record(t); err != nil {
-						return fmt.Errorf("account %q: %w", a.Name, err)
-					}
-				}
-				now.Accounts++
-				now.Sum = now.Sum.Plus(t.Amount)
 			}
 			return nil
 		}
-		if dry {
+		switch {
+		case err != nil:
+		case dry:
 			err = give(b.cfg.Ledger.Acked(), func(segment.Record) error { return nil })
-		} else {
-			err = b.durably(ctx, func(tx *journal.Tx) error { return give(tx.Reader(), tx.Record) })
+		default:
+			err = journal.Durably(ctx, b.cfg.Ledger, func(tx *journal.Tx) error { return give(tx.Reader(), tx.Record) })
 		}
 		if err != nil {
 			return sum, err
@@ -189,6 +147,42 @@ func (b *Biller) Credit(ctx context.Context, incident string, hours int, dry boo
 		sum.Known += now.Known
 		sum.Sum = sum.Sum.Sum(now.Sum)
 	}
+	b.Wake() // some may write again
+	return sum, nil
+}
+
+// credit credits an account, unless it was given that, and adds it to sum.
+func (b *Biller) credit(r view.Reader, id holdfast.AccountID, incident string, hours int, record func(segment.Record) error, sum *Credited) error {
+	t := segment.Transfer{
+		ID: fmt.Sprintf("outage:%s:%s", incident, id), From: ledger.Book{Kind: ledger.Credits}, To: ledger.Of(id),
+		Text: fmt.Sprintf("credit for an outage of %d hours", hours),
+	}
+	old, known, err := r.Transfer(t.ID)
+	if err != nil {
+		return err
+	}
+	if known {
+		sum.Known++
+		t.Amount = old.Amount
+	} else {
+		u, err := r.Usage(id, 0)
+		if err != nil {
+			return err
+		}
+		daily := b.cfg.Prices.Daily(u.Billed)
+		if daily > ledger.Max/ledger.Amount(hours) {
+			return ledger.ErrTooMuch
+		}
+		if t.Amount = daily * ledger.Amount(hours); t.Amount == 0 {
+			return nil
+		}
+		if err := record(t); err != nil {
+			return err
+		}
+	}
+	sum.Accounts++
+	sum.Sum = sum.Sum.Plus(t.Amount)
+	return nil
 }
 
 // Warnings returns at most max accounts whose owners were not told of the step at which they stand, of those after the name
@@ -196,17 +190,18 @@ func (b *Biller) Credit(ctx context.Context, incident string, hours int, dry boo
 func (b *Biller) Warnings(after string, max int) (all []Line, err error) {
 	r, now := b.cfg.Ledger.Acked(), time.Now().UnixMilli()
 	bad := failures{of: map[string]error{}}
-	for len(all) < max {
-		accounts, err := b.cfg.Ledger.Accounts(after, page)
-		if err != nil || len(accounts) == 0 {
-			return all, cmp.Or(err, bad.err())
+	for accounts, err := range b.pages(after) {
+		if err != nil {
+			return all, err
 		}
 		for _, a := range accounts {
-			after = a.Name
+			if len(all) == max {
+				return all, bad.err()
+			}
 			l, err := b.line(r, a, now)
 			if err != nil {
 				bad.add(a.Name, err)
-			} else if l.Standing.Step != ledger.Paid && l.Standing.Told == 0 && l.Stores && len(all) < max {
+			} else if l.Standing.Step != ledger.Paid && l.Standing.Told == 0 && l.Stores {
 				all = append(all, l)
 			}
 		}
@@ -217,7 +212,7 @@ func (b *Biller) Warnings(after string, max int) (all []Line, err error) {
 // Told notes that the owner of the account of a name was told of a step. If he was told before, nothing changes; if the account
 // stands elsewhere by now, the error wraps view.ErrStep.
 func (b *Biller) Told(ctx context.Context, name string, step ledger.Step) error {
-	return b.durably(ctx, func(tx *journal.Tx) error {
+	return journal.Durably(ctx, b.cfg.Ledger, func(tx *journal.Tx) error {
 		a, err := b.named(tx.Reader(), name)
 		if err != nil {
 			return err

@@ -224,6 +224,22 @@ func (j *Journal) ticket() *Ticket {
 	return t
 }
 
+// Appender is what Durably needs of a Journal.
+type Appender interface {
+	Append(ctx context.Context, fn func(tx *Tx) error) (*Ticket, error)
+	Flush()
+}
+
+// Durably appends what fn adds, and returns once that is acknowledged. Its error is that of Append or of Ticket.Wait.
+func Durably(ctx context.Context, j Appender, fn func(tx *Tx) error) error {
+	t, err := j.Append(ctx, fn)
+	if err != nil {
+		return err
+	}
+	j.Flush()
+	return t.Wait(ctx)
+}
+
 // Append runs fn alone in the sequencer (JOURNAL 1) and adds what it adds to its Tx, all of it or, if fn
 // returns an error, nothing. fn must be quick and must not call the journal. Append waits while too much is
 // pending. Its error is that of fn, of ctx, or wraps ErrStopped.

@@ -143,23 +143,19 @@ func (s Standing) Next(f Facts) Standing {
 	target := step(Paid, Stopped, writes)
 	switch {
 	case target < s.Step && target < Stopped && (f.Credited >= s.Since && f.Credited > 0 || writes > enough):
-		return Standing{Step: target, Since: f.Now}
+		return s.To(target, 0, f.Now)
 	case s.Step < Stopped && target == Stopped:
-		return Standing{Step: Stopped, Since: f.Now, Until: f.Now + f.Grace, Stop: f.Now}
+		return s.To(Stopped, f.Now+f.Grace, f.Now)
 	case s.Step < Stopped && target > s.Step:
-		return Standing{Step: target, Since: f.Now}
+		return s.To(target, 0, f.Now)
 	case s.Step < Stopped || s.Step == Lapsed || s.Told == 0 || !f.Stores:
 		return s
 	}
 	next := s.Step + 1
-	if s.Left(f) > days[next] {
+	if s.Left(f) > days[next] || next == Lapsed && f.Now-s.Told < heard {
 		return s
 	}
-	to := Standing{Step: next, Since: f.Now, Until: max(s.Until, f.Now+days[next]*Day), Stop: s.Stop}
-	if next == Lapsed && f.Now-s.Told < heard {
-		return s
-	}
-	return to
+	return s.To(next, max(s.Until, f.Now+days[next]*Day), f.Now)
 }
 
 // stop returns when writing stopped for who goes from s to a step at the time now (ms); 0 if it goes on.

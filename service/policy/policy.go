@@ -97,12 +97,7 @@ func Run(ctx context.Context, j *journal.Journal, logKey ed25519.PrivateKey, sta
 		errs = append(errs, fmt.Errorf("vaults that failed beside these: %d", failed-maxErrors))
 	}
 	if done != (Done{}) {
-		t, err := j.Append(ctx, func(*journal.Tx) error { return nil })
-		if err == nil {
-			j.Flush()
-			err = t.Wait(ctx)
-		}
-		errs = append(errs, err)
+		errs = append(errs, journal.Durably(ctx, j, func(*journal.Tx) error { return nil }))
 	}
 	return done, errors.Join(append(errs, ctx.Err())...)
 }
@@ -142,24 +137,22 @@ func (r *run) arrears(id holdfast.VaultID) error {
 	if r.stands == nil {
 		return nil
 	}
-	if say, _, err := r.says(r.j.Acked(), id); err != nil || !say { // a look from outside, as below
+	a, err := r.account(r.j.Acked(), id)
+	if err != nil || !r.says(a) { // a look from outside, as below
 		return err
 	}
 	said := false
-	_, err := r.j.Append(r.ctx, func(tx *journal.Tx) error {
-		say, until, err := r.says(tx.Reader(), id)
-		if err != nil || !say {
+	_, err = r.j.Append(r.ctx, func(tx *journal.Tx) error {
+		a, err := r.account(tx.Reader(), id)
+		if err != nil || !r.says(a) {
 			return err
 		}
-		v, _, err := tx.Reader().Vault(id)
-		if err != nil {
-			return err
-		}
+		until := a.until
 		if until != 0 { // the earliest that the rules allow, if it is later: this run comes late
 			until = max(until, tx.Now()*1e6+history.MinGrace)
 		}
 		said = true
-		return r.record(tx, history.TypeArrears, id, v.N, v.Head, v.Service, history.Arrears{Until: until}.Encode())
+		return r.record(tx, history.TypeArrears, id, a.vault.N, a.vault.Head, a.vault.Service, history.Arrears{Until: until}.Encode())
 	})
 	if err == nil && said {
 		r.done.Arrears++
@@ -167,40 +160,39 @@ func (r *run) arrears(id holdfast.VaultID) error {
 	return err
 }
 
-// says reports whether a vault's history is to say that archives may lapse from a time on, or, with 0, that it is paid again. The
-// time is announced once for each stop: if it comes to be later, nothing lapses before all the same, and to announce that
-// would put it off by another history.MinGrace.
-func (r *run) says(view view.Reader, id holdfast.VaultID) (say bool, until int64, err error) {
-	v, ok, err := view.Vault(id)
-	if err != nil || !ok || v.Account == (holdfast.AccountID{}) {
-		return false, 0, err // nobody is asked to pay before a machine is enrolled
-	}
-	stop, until, _, err := r.stands(view, v.Account)
-	switch {
-	case err != nil:
-		return false, 0, fmt.Errorf("standing of account %s: %w", v.Account, err)
-	case until == 0:
-		return v.Arrears != 0, 0, nil
-	}
-	return !r.doubt && (v.Arrears == 0 || v.Arrears < stop+history.MinGrace), until, nil
+// account is a vault and how its account stands, as Standing says it.
+type account struct {
+	vault       view.Vault
+	stop, until int64
+	lapse       bool
 }
 
-// lapses reports whether the archives of a vault are to lapse.
-func (r *run) lapses(view view.Reader, id holdfast.VaultID) (bool, error) {
-	if r.stands == nil {
-		return false, nil
+// account looks at a vault by the view of from. Nobody is asked to pay before a machine is enrolled.
+func (r *run) account(from view.Reader, id holdfast.VaultID) (a account, err error) {
+	var ok bool
+	a.vault, ok, err = from.Vault(id)
+	if err != nil || !ok || r.stands == nil || a.vault.Account == (holdfast.AccountID{}) {
+		return a, err
 	}
-	v, ok, err := view.Vault(id)
-	if err != nil || !ok || v.Account == (holdfast.AccountID{}) {
-		return false, err
+	if a.stop, a.until, a.lapse, err = r.stands(from, a.vault.Account); err != nil {
+		err = fmt.Errorf("standing of account %s: %w", a.vault.Account, err)
 	}
-	_, _, lapse, err := r.stands(view, v.Account)
-	return lapse, err
+	return a, err
+}
+
+// says reports whether the vault's history is to say that archives may lapse from a time on, or, with 0, that it is paid again. The
+// time is announced once for each stop: if it comes to be later, nothing lapses before all the same, and to announce that
+// would put it off by another history.MinGrace.
+func (r *run) says(a account) bool {
+	if a.until == 0 {
+		return a.vault.Arrears != 0
+	}
+	return !r.doubt && (a.vault.Arrears == 0 || a.vault.Arrears < a.stop+history.MinGrace)
 }
 
 // archives purges, expires and lapses in one vault, one series after another, as long as there is something to do.
 func (r *run) archives(id holdfast.VaultID) error {
-	lapse, err := r.lapses(r.j.Acked(), id)
+	a, err := r.account(r.j.Acked(), id)
 	if err != nil {
 		return err
 	}
@@ -210,7 +202,7 @@ func (r *run) archives(id holdfast.VaultID) error {
 		if err != nil || !ok {
 			return err
 		}
-		if now := time.Now().UnixNano(); len(h.Purgeable(now)) == 0 && len(h.Expirable(now)) == 0 && (!lapse || len(h.Lapsable(now)) == 0) {
+		if now := time.Now().UnixNano(); len(h.Purgeable(now)) == 0 && len(h.Expirable(now)) == 0 && (!a.lapse || len(h.Lapsable(now)) == 0) {
 			series++
 			continue
 		}
@@ -232,7 +224,7 @@ func (r *run) archives(id holdfast.VaultID) error {
 
 // step makes at most one purge, one expire and one lapse record, of one series.
 func (r *run) step(tx *journal.Tx, id holdfast.VaultID, series uint32) (did Done, err error) {
-	lapse, err := r.lapses(tx.Reader(), id) // a payment may have come meanwhile
+	a, err := r.account(tx.Reader(), id) // a payment may have come meanwhile
 	if err != nil {
 		return did, err
 	}
@@ -245,7 +237,7 @@ func (r *run) step(tx *journal.Tx, id holdfast.VaultID, series uint32) (did Done
 		{history.TypeExpire, (*history.Vault).Expirable, &did.Expired},
 		{history.TypeLapse, (*history.Vault).Lapsable, &did.Lapsed},
 	} {
-		if x.t == history.TypeLapse && !lapse {
+		if x.t == history.TypeLapse && !a.lapse {
 			continue
 		}
 		h, ok, err := tx.Reader().Archives(id, series)

@@ -449,8 +449,8 @@ func (s *Server) usage(w http.ResponseWriter, r *http.Request, c caller) error {
 		BilledBytes:       u.Billed,
 		Blocks:            u.Blocks,
 		Asked:             u.Asked + s.Asked(c.account),
-		ByteSeconds:       byteSeconds(u.Stored.Hi, u.Stored.Lo),
-		BilledByteSeconds: byteSeconds(u.Paid.Hi, u.Paid.Lo),
+		ByteSeconds:       byteSeconds(u.Stored),
+		BilledByteSeconds: byteSeconds(u.Paid),
 		AsOf:              time.UnixMilli(u.AsOf).UTC(),
 		ReceivedBytes:     u.In,
 		SentBytes:         u.Out + s.meter.count(c.account).sent,
@@ -469,9 +469,8 @@ func (s *Server) usage(w http.ResponseWriter, r *http.Request, c caller) error {
 }
 
 // byteSeconds writes a 128-bit number of byte milliseconds as decimal byte seconds, exactly.
-func byteSeconds(hi, lo uint64) string {
-	n := new(big.Int).SetUint64(hi)
-	n.Or(n.Lsh(n, 64), new(big.Int).SetUint64(lo))
+func byteSeconds(i view.Integral) string {
+	n := i.Int()
 	q, m := n.QuoRem(n, big.NewInt(1000), new(big.Int))
 	return fmt.Sprintf("%s.%03d", q, m)
 }

@@ -160,7 +160,7 @@ func TestByteSeconds(t *testing.T) {
 		hi, lo uint64
 		want   string
 	}{{0, 0, "0.000"}, {0, 1, "0.001"}, {0, 1234567, "1234.567"}, {1, 0, "18446744073709551.616"}, {1<<64 - 1, 1<<64 - 1, "340282366920938463463374607431768211.455"}} {
-		if got := byteSeconds(c.hi, c.lo); got != c.want {
+		if got := byteSeconds(view.Integral{Hi: c.hi, Lo: c.lo}); got != c.want {
 			t.Errorf("byteSeconds(%d, %d) = %s, want %s", c.hi, c.lo, got, c.want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/big"
 	"math/bits"
 	"strings"
 	"time"
@@ -218,9 +219,8 @@ func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC333
 // byteHours is i in bytes x hours, rounded down, as text.
 func (i Integral) byteHours() string {
 	const msPerHour = 3_600_000
-	hi, rest := i.Hi/msPerHour, i.Hi%msPerHour
-	lo, _ := bits.Div64(rest, i.Lo, msPerHour)
-	return ledger.Balance{Hi: int64(hi), Lo: lo}.Int().String()
+	n := i.Int()
+	return n.Quo(n, big.NewInt(msPerHour)).String()
 }
 
 // Uses reports whether an account stores anything, or has used something since it was charged.

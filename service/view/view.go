@@ -102,6 +102,7 @@ package view
 import (
 	"errors"
 	"fmt"
+	"math/big"
 
 	"holdfast"
 	"holdfast/history"
@@ -227,6 +228,12 @@ type Usage struct {
 
 // Integral is a number of bytes x ms of 128 bits.
 type Integral struct{ Hi, Lo uint64 }
+
+// Int returns i as a number.
+func (i Integral) Int() *big.Int {
+	n := new(big.Int).SetUint64(i.Hi)
+	return n.Or(n.Lsh(n, 64), new(big.Int).SetUint64(i.Lo))
+}
 
 // Day is what a machine stored on one day of journal time, UTC.
 type Day struct {
