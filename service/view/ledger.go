@@ -34,6 +34,7 @@ type Money struct {
 	// What it had used when it was charged.
 	paid    Integral
 	in, out uint64
+	today   uint64 // bytes sent that were charged on the day of Charged
 }
 
 // Transfer is a transfer as the ledger has it.
@@ -51,10 +52,10 @@ func moneyKey(id holdfast.AccountID) []byte { return key(rowMoney, id[:]) }
 func bookKey(b ledger.Book) []byte { return key(rowBook, []byte{byte(b.Kind)}, b.Account[:]) }
 
 func (m Money) put(rows Rows, id holdfast.AccountID) error {
-	b := make([]byte, 0, 13*8+1)
+	b := make([]byte, 0, 14*8+1)
 	for _, v := range []uint64{
 		uint64(m.Charged), uint64(m.Prices.Stored), uint64(m.Prices.In), uint64(m.Prices.Out), uint64(m.Credited),
-		m.paid.Hi, m.paid.Lo, m.in, m.out, uint64(m.Standing.Since), uint64(m.Standing.Told), uint64(m.Standing.Until), uint64(m.Standing.Stop),
+		m.paid.Hi, m.paid.Lo, m.in, m.out, m.today, uint64(m.Standing.Since), uint64(m.Standing.Told), uint64(m.Standing.Until), uint64(m.Standing.Stop),
 	} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -67,7 +68,7 @@ func loadMoney(rows Getter, id holdfast.AccountID) (m Money, err error) {
 		m.Prices = ledger.Prices{Stored: ledger.Amount(r.I64()), In: ledger.Amount(r.I64()), Out: ledger.Amount(r.I64())}
 		m.Credited = r.I64()
 		m.paid = Integral{r.U64(), r.U64()}
-		m.in, m.out = r.U64(), r.U64()
+		m.in, m.out, m.today = r.U64(), r.U64(), r.U64()
 		m.Standing = ledger.Standing{Since: r.I64(), Told: r.I64(), Until: r.I64(), Stop: r.I64(), Step: ledger.Step(r.U8())}
 	})
 	return m, err
@@ -186,7 +187,8 @@ func applyCharge(rows Rows, timeMS int64, rec segment.Charge) error {
 	if err != nil {
 		return err
 	}
-	if m.Charged != 0 && m.Charged/msPerDay == timeMS/msPerDay && m.Prices == rec.Prices {
+	again := m.Charged != 0 && m.Charged/msPerDay == timeMS/msPerDay
+	if again && m.Prices == rec.Prices {
 		return ErrDuplicate
 	}
 	u, err := loadUsage(rows, usageKey(rec.Account))
@@ -210,6 +212,10 @@ func applyCharge(rows Rows, timeMS int64, rec segment.Charge) error {
 			return err
 		}
 	}
+	if !again {
+		m.today = 0
+	}
+	m.today += used.Out
 	m.Charged, m.Prices, m.paid, m.in, m.out = timeMS, rec.Prices, u.Paid, u.In, u.Out
 	return m.put(rows, rec.Account)
 }
@@ -237,6 +243,9 @@ func (m Money) used(u Usage, now int64) (used ledger.Use) {
 	used.In, used.Out = u.In-m.in, u.Out-m.out
 	days := uint64(now/msPerDay - m.Charged/msPerDay)
 	if over, most := bits.Mul64(u.Bytes, max(1, days)); over == 0 {
+		if days == 0 { // other prices
+			most -= min(most, m.today)
+		}
 		used.Out = min(used.Out, most)
 	}
 	return used

@@ -175,6 +175,22 @@ func TestChargeForReading(t *testing.T) {
 			t.Errorf("%d bytes in %d days: %+v", x.sent, x.days, all[len(all)-1])
 		}
 	}
+	// Nor when prices change on that day, however often.
+	w.now += ledger.Day
+	var sum ledger.Amount
+	for i, sent := range []uint64{4_000, 3_000, 1e12, 1e12} {
+		n := len(w.transfers())
+		w.must(segment.Metered{Account: c.ID, Sent: sent})
+		charge.Prices.In++ // costs nothing here
+		w.must(charge)
+		for _, x := range w.transfers()[n:] {
+			sum += x.Amount
+		}
+		if want := []ledger.Amount{4_000, 7_000, 10_000, 10_000}[i]; sum != want {
+			t.Errorf("charge %d of a day: %d in all, not %d", i, sum, want)
+		}
+		w.now += ledger.Day / 24
+	}
 }
 
 // A cost that cannot be counted takes nothing, rather than something.

@@ -35,7 +35,7 @@
 //	                        bytes u64, retired u64, removed u64, objects u64, next group u32, closed epochs u32, vaults u32,
 //	                        transfers u64: where the journal stands
 //	'M' account 16          charged i64, prices stored, in and out i64 each, credited i64; use when it was charged: integral of
-//	                        billed u128, in u64, out u64; standing since, told, until, stop i64 each, step u8
+//	                        billed u128, in u64, out u64; out charged that day u64; standing since, told, until, stop i64 each, step u8
 //	'n' transfer id         number u64
 //	'N' vault 32, number u32   series 16
 //	'o' vault 32, series 16 policy fields
@@ -110,7 +110,7 @@ import (
 )
 
 // Version is the version of the rows; a store of another version is discarded and rebuilt.
-const Version = 6
+const Version = 7
 
 // Getter reads rows. Get returns nil for a row that is not there; the value must not be changed and is
 // valid until the next change of the rows.
