@@ -185,6 +185,9 @@ func (b *Biller) credit(r view.Reader, id holdfast.AccountID, incident string, h
 	return nil
 }
 
+// untold reports whether an owner is to be told of where an account stands.
+func untold(s ledger.Standing) bool { return s.Step != ledger.Paid && s.Told == 0 }
+
 // Warnings returns at most max accounts whose owners were not told of the step at which they stand, of those after the name
 // after, in the order of their names. Of those that store nothing, none is told anything.
 func (b *Biller) Warnings(after string, max int) (all []Line, err error) {
@@ -198,13 +201,13 @@ func (b *Biller) Warnings(after string, max int) (all []Line, err error) {
 			if len(all) == max {
 				return all, bad.err()
 			}
-			if m, err := r.Money(a.ID); err == nil && (m.Standing.Step == ledger.Paid || m.Standing.Told != 0) {
+			if m, err := r.Money(a.ID); err == nil && !untold(m.Standing) {
 				continue // most of them: spares the other look-ups
 			}
 			l, err := b.line(r, a, now)
 			if err != nil {
 				bad.add(a.Name, err)
-			} else if l.Stores {
+			} else if untold(l.Standing) && l.Stores { // it may have been paid since
 				all = append(all, l)
 			}
 		}

@@ -327,7 +327,7 @@ func (j *Journal) Thaw(ctx context.Context, by, why string) ([]view.Freeze, erro
 		return nil, fmt.Errorf("thaw: %w", err)
 	}
 	var ended []view.Freeze
-	t, err := j.Append(ctx, func(tx *Tx) error {
+	err := Durably(ctx, j, func(tx *Tx) error {
 		all, err := tx.Reader().Freezes()
 		if err != nil {
 			return err
@@ -349,10 +349,6 @@ func (j *Journal) Thaw(ctx context.Context, by, why string) ([]view.Freeze, erro
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("thaw: %w", err)
-	}
-	j.Flush()
-	if err := t.Wait(ctx); err != nil {
 		return nil, fmt.Errorf("thaw: %w", err)
 	}
 	for _, f := range ended {
